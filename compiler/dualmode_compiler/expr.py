@@ -1,0 +1,507 @@
+"""The scalar language that ops lower to: one element of a result as an expression of its index.
+
+Expressions are immutable and interned, so equal ones are one object and common subexpressions cost
+nothing. Arithmetic on int64 is kept in a normal form (`Affine`), with division and remainder
+simplified by the known ranges of the axes: that is what makes reshape, slice, transpose and pad free
+index maps, and what tells the emitter the stride of every load.
+
+A lower rule reads `def lower(i, out, x, y, **attrs) -> Expr`: `i` is the index of the wanted element
+(one int64 expression per output axis), `out` the output `Spec`, `x` and `y` are `Reader`s of the inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .spec import DType, Spec, bool_, float16, float32, int64
+
+# Every function that an expression may apply, with the type of its result: "same" as the arguments',
+# "bool", or "given" by the caller. Floating minimum and maximum pass NaN on; integer division
+# and remainder round to minus infinity as in Python, and x // 0 == x % 0 == 0 as in NumPy.
+FUNCTIONS: dict[str, str] = {
+    **dict.fromkeys(["add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum"], "same"),
+    **dict.fromkeys(["floordiv", "mod", "fmod", "pow"], "same"),
+    **dict.fromkeys(["fma", "sqrt", "rint", "floor", "ceil", "trunc", "copysign"], "same"),
+    **dict.fromkeys(["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf"], "same"),
+    **dict.fromkeys(["atan", "atan2", "sigmoid", "softplus"], "same"),
+    **dict.fromkeys(["and", "or", "xor", "not", "shl", "lshr", "ashr", "mulhi"], "same"),
+    **dict.fromkeys(["eq", "ne", "lt", "le", "gt", "ge"], "bool"),
+    **dict.fromkeys(["select", "cast", "bitcast"], "given"),
+}
+REDUCTIONS = ("add", "mul", "maximum", "minimum", "and", "or", "argmax", "argmin")
+
+_table: dict[tuple[Any, ...], Expr] = {}
+_serial = itertools.count()
+
+
+@contextmanager
+def fresh():
+    """A new intern table for the length of one compilation; expressions do not outlive it."""
+    global _table
+    saved, _table = _table, {}
+    try:
+        yield
+    finally:
+        _table = saved
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Buffer:
+    """A row-major array in memory that kernels load from and store to. Compared by identity."""
+
+    name: str
+    spec: Spec
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Expr:
+    """Base of all expressions.
+
+    Attributes:
+        dtype: type of the value.
+        axes: the free axes, i.e. those not bound by a `Reduce` inside.
+        uid: creation order; gives sums a deterministic order.
+    """
+
+    __slots__ = ("axes", "dtype", "uid")
+
+    dtype: DType
+    axes: frozenset[Axis]
+    uid: int
+
+    def __add__(self, other: Any) -> Expr:
+        return add(self, _like(other, self))
+
+    def __radd__(self, other: Any) -> Expr:
+        return add(_like(other, self), self)
+
+    def __sub__(self, other: Any) -> Expr:
+        return sub(self, _like(other, self))
+
+    def __rsub__(self, other: Any) -> Expr:
+        return sub(_like(other, self), self)
+
+    def __mul__(self, other: Any) -> Expr:
+        return mul(self, _like(other, self))
+
+    def __rmul__(self, other: Any) -> Expr:
+        return mul(_like(other, self), self)
+
+    def __truediv__(self, other: Any) -> Expr:
+        return apply("div", self, _like(other, self))
+
+    def __rtruediv__(self, other: Any) -> Expr:
+        return apply("div", _like(other, self), self)
+
+    def __floordiv__(self, other: Any) -> Expr:
+        return floordiv(self, _like(other, self))
+
+    def __mod__(self, other: Any) -> Expr:
+        return mod(self, _like(other, self))
+
+    def __neg__(self) -> Expr:
+        return mul(self, const(-1, int64)) if self.dtype is int64 else apply("neg", self)
+
+    def __repr__(self) -> str:
+        from .text import show_expr
+
+        return show_expr(self)
+
+
+class Axis(Expr):
+    """A loop index running over 0 .. extent - 1. Every Axis object is distinct."""
+
+    __slots__ = ("extent",)
+
+    def __init__(self, extent: int) -> None:
+        self.extent = extent
+        self.dtype = int64
+        self.axes = frozenset((self,))
+        self.uid = next(_serial)
+
+
+class Const(Expr):
+    """A literal; `value` is a Python bool, int or float."""
+
+    __slots__ = ("value",)
+    value: Any
+
+
+class Affine(Expr):
+    """`const + sum(coef * atom for atom, coef in terms)` in int64, in normal form."""
+
+    __slots__ = ("const", "terms")
+    terms: tuple[tuple[Expr, int], ...]
+    const: int
+
+
+class Load(Expr):
+    """The element of `buffer` at `index` (one int64 expression per axis of the buffer)."""
+
+    __slots__ = ("buffer", "index")
+    buffer: Buffer
+    index: tuple[Expr, ...]
+
+
+class Apply(Expr):
+    """`fn(*args)`, with `fn` a key of `FUNCTIONS`."""
+
+    __slots__ = ("args", "fn")
+    fn: str
+    args: tuple[Expr, ...]
+
+
+class Reduce(Expr):
+    """`body` combined by `kind` (one of `REDUCTIONS`) over `bound` axes, in row-major order.
+
+    argmax and argmin give the flat int64 position of the first extreme (of the first NaN if any).
+    """
+
+    __slots__ = ("body", "bound", "kind")
+    kind: str
+    bound: tuple[Axis, ...]
+    body: Expr
+
+
+class Reader(Protocol):
+    """How a lower rule reads an input: call it with an index of the input's rank."""
+
+    spec: Spec
+
+    def __call__(self, index: Sequence[Expr]) -> Expr: ...
+
+
+LowerRule = Callable[..., Expr]
+
+
+def _intern(cls: type[Any], key: tuple[Any, ...], dtype: DType, axes: Any, **fields: Any) -> Any:
+    full = (cls, dtype, *key)
+    found = _table.get(full)
+    if found is None:
+        found = object.__new__(cls)
+        found.dtype, found.axes, found.uid = dtype, axes, next(_serial)
+        for k, v in fields.items():
+            setattr(found, k, v)
+        _table[full] = found
+    return found
+
+
+_NONE: frozenset[Axis] = frozenset()
+
+
+def _free(args: Iterable[Expr]) -> frozenset[Axis]:
+    out = _NONE
+    for a in args:
+        if a.axes and not a.axes <= out:
+            out = out | a.axes if out else a.axes
+    return out
+
+
+# --- constructors -----------------------------------------------------------------------------
+
+
+def const(value: Any, dtype: DType) -> Expr:
+    """A literal of type `dtype`; `value` is rounded or wrapped to it as NumPy would."""
+    if dtype.kind == "f":
+        value = float(value)
+        if dtype is float32 or dtype.itemsize == 2:
+            value = float(dtype.numpy.type(value))
+        key = (value.hex(),)
+    elif dtype.kind == "b":
+        value = bool(value)
+        key = (value,)
+    else:
+        bits = 8 * dtype.itemsize
+        value = int(value) & ((1 << bits) - 1)
+        if dtype.kind == "i" and value >> (bits - 1):
+            value -= 1 << bits
+        key = (value,)
+    return _intern(Const, key, dtype, _NONE, value=value)
+
+
+def _like(x: Any, other: Expr) -> Expr:
+    return x if isinstance(x, Expr) else const(x, other.dtype)
+
+
+def load(buffer: Buffer, index: Sequence[Expr]) -> Expr:
+    index = tuple(index)
+    return _intern(
+        Load, (buffer, index), buffer.spec.dtype, _free(index), buffer=buffer, index=index
+    )
+
+
+def apply(fn: str, *args: Expr, dtype: DType | None = None) -> Expr:
+    """`fn(*args)`. `dtype` is needed only where `FUNCTIONS[fn]` is "given"."""
+    rule = FUNCTIONS[fn]
+    if dtype is None:
+        if rule == "given":
+            raise TypeError(f"{fn} needs a dtype")
+        dtype = bool_ if rule == "bool" else args[0].dtype
+    return _intern(Apply, (fn, args), dtype, _free(args), fn=fn, args=args)
+
+
+def reduce(kind: str, bound: Sequence[Axis], body: Expr) -> Expr:
+    """`body` combined over the `bound` axes; without axes, `body` itself (or position 0)."""
+    bound = tuple(bound)
+    position = kind in ("argmax", "argmin")
+    if not bound:
+        return const(0, int64) if position else body
+    dtype = int64 if position else body.dtype
+    axes = body.axes - frozenset(bound)
+    return _intern(Reduce, (kind, bound, body), dtype, axes, kind=kind, bound=bound, body=body)
+
+
+def select(cond: Expr, a: Expr, b: Expr) -> Expr:
+    if isinstance(cond, Const):
+        return a if cond.value else b
+    return a if a is b else apply("select", cond, a, b, dtype=a.dtype)
+
+
+def cast(x: Expr, dtype: DType) -> Expr:
+    """Value conversion. Floating to integer truncates, saturating; to bool means `x != 0`."""
+    if x.dtype is dtype:
+        return x
+    if isinstance(x, Const) and not (isinstance(x.value, float) and not math.isfinite(x.value)):
+        return const(x.value, dtype)
+    return apply("cast", x, dtype=dtype)
+
+
+def bitcast(x: Expr, dtype: DType) -> Expr:
+    return apply("bitcast", x, dtype=dtype)
+
+
+# --- int64 index algebra ------------------------------------------------------------------------
+
+
+def _terms(x: Expr) -> tuple[tuple[tuple[Expr, int], ...], int]:
+    if isinstance(x, Const):
+        return (), x.value
+    if isinstance(x, Affine):
+        return x.terms, x.const
+    return ((x, 1),), 0
+
+
+def affine(terms: Iterable[tuple[Expr, int]], constant: int = 0) -> Expr:
+    """The int64 expression `constant + sum(coef * atom)`, in normal form."""
+    total: dict[Expr, int] = {}
+    for atom, coef in terms:
+        total[atom] = total.get(atom, 0) + coef
+    kept = tuple(sorted(((a, c) for a, c in total.items() if c), key=lambda t: t[0].uid))
+    if not kept:
+        return const(constant, int64)
+    if constant == 0 and len(kept) == 1 and kept[0][1] == 1:
+        return kept[0][0]
+    return _intern(
+        Affine, (kept, constant), int64, _free(a for a, _ in kept), terms=kept, const=constant
+    )
+
+
+def add(a: Expr, b: Expr) -> Expr:
+    if a.dtype is not int64:
+        return apply("add", a, b)
+    (ta, ca), (tb, cb) = _terms(a), _terms(b)
+    return affine((*ta, *tb), ca + cb)
+
+
+def sub(a: Expr, b: Expr) -> Expr:
+    if a.dtype is not int64:
+        return apply("sub", a, b)
+    (ta, ca), (tb, cb) = _terms(a), _terms(b)
+    return affine((*ta, *((x, -c) for x, c in tb)), ca - cb)
+
+
+def mul(a: Expr, b: Expr) -> Expr:
+    if a.dtype is not int64:
+        return apply("mul", a, b)
+    if isinstance(a, Const):
+        a, b = b, a
+    if not isinstance(b, Const):
+        return apply("mul", a, b)
+    terms, c = _terms(a)
+    return affine(((x, k * b.value) for x, k in terms), c * b.value)
+
+
+def bounds(x: Expr) -> tuple[int, int] | None:
+    """The least and greatest value that an index expression can take, if known."""
+    if isinstance(x, Const):
+        return x.value, x.value
+    if isinstance(x, Axis):
+        return 0, max(x.extent - 1, 0)
+    if isinstance(x, Affine):
+        lo = hi = x.const
+        for atom, c in x.terms:
+            b = bounds(atom)
+            if b is None:
+                return None
+            lo, hi = lo + min(c * b[0], c * b[1]), hi + max(c * b[0], c * b[1])
+        return lo, hi
+    if isinstance(x, Apply) and x.fn in ("floordiv", "mod") and isinstance(x.args[1], Const):
+        b, d = bounds(x.args[0]), x.args[1].value
+        if b is None or d <= 0:
+            return None
+        return (0, d - 1) if x.fn == "mod" else (b[0] // d, b[1] // d)
+    if isinstance(x, Apply) and x.fn in ("minimum", "maximum", "select"):
+        parts = [bounds(a) for a in x.args[-2:]]
+        known = [p for p in parts if p is not None]
+        if len(known) < 2:
+            return None
+        (a, b), (c, d) = known
+        if x.fn == "select":
+            return min(a, c), max(b, d)
+        pick = min if x.fn == "minimum" else max
+        return pick(a, c), pick(b, d)
+    return None
+
+
+def _split(x: Expr, divisor: int) -> tuple[Expr, Expr, int] | None:
+    """(q, r, d) with x == q' * d' + r' such that x // divisor == q + r // d and x % divisor follows.
+
+    Parts whose coefficients divide by `divisor` leave the quotient; what remains is reduced by the
+    largest common factor g whose own remainder cannot carry: (5*i + j) // 15 == i // 3 for j < 5.
+    """
+    if bounds(x) is None:
+        return None
+    terms, c = _terms(x)
+    quotient = affine(((a, k // divisor) for a, k in terms if k % divisor == 0), c // divisor)
+    rest = affine(((a, k) for a, k in terms if k % divisor), c % divisor)
+    return quotient, rest, divisor
+
+
+def _factor(rest: Expr, divisor: int) -> tuple[Expr, Expr, int]:
+    """(a, b, g) with rest == g * a + b, 0 <= b < g, g dividing `divisor`; g == 1 if nothing fits."""
+    terms, c = _terms(rest)
+    for g in sorted({abs(k) for _, k in terms if divisor % k == 0}, reverse=True):
+        if g == 1:
+            break
+        low = affine(((a, k) for a, k in terms if k % g), c % g)
+        b = bounds(low)
+        if b is not None and b[0] >= 0 and b[1] < g:
+            return affine(((a, k // g) for a, k in terms if k % g == 0), c // g), low, g
+    return rest, const(0, int64), 1
+
+
+def floordiv(a: Expr, b: Expr) -> Expr:
+    if a.dtype is int64 and isinstance(b, Const) and b.value > 0:
+        d = b.value
+        if isinstance(a, Const):
+            return const(a.value // d, int64)
+        if d == 1:
+            return a
+        parts = _split(a, d)
+        if parts is not None:
+            quotient, rest, _ = parts
+            span = bounds(rest)
+            if span is not None and span[0] >= 0 and span[1] < d:
+                return quotient
+            rest, _, g = _factor(rest, d)
+            if g > 1:
+                return quotient + floordiv(rest, const(d // g, int64))
+            if isinstance(rest, Apply) and rest.fn == "floordiv":
+                inner = rest.args[1]
+                if isinstance(inner, Const) and inner.value > 0:
+                    return quotient + floordiv(rest.args[0], const(inner.value * d, int64))
+            return quotient + apply("floordiv", rest, const(d, int64))
+    return apply("floordiv", a, b)
+
+
+def mod(a: Expr, b: Expr) -> Expr:
+    if a.dtype is int64 and isinstance(b, Const) and b.value > 0:
+        d = b.value
+        if isinstance(a, Const):
+            return const(a.value % d, int64)
+        parts = _split(a, d)
+        if parts is not None:
+            _, rest, _ = parts
+            span = bounds(rest)
+            if span is not None and span[0] >= 0 and span[1] < d:
+                return rest
+            high, low, g = _factor(rest, d)
+            if g > 1:
+                return mod(high, const(d // g, int64)) * g + low
+            return apply("mod", rest, const(d, int64))
+    return apply("mod", a, b)
+
+
+def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
+    """The row-major position of `index` in an array of `shape`."""
+    flat: Expr = const(0, int64)
+    for i, n in zip(index, shape, strict=True):
+        flat = flat * n + i
+    return flat
+
+
+def unravel(flat: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:
+    """The index at row-major position `flat` in an array of `shape`."""
+    out: list[Expr] = []
+    step = math.prod(shape)
+    for k, n in enumerate(shape):
+        step //= max(n, 1)
+        here = floordiv(flat, const(step, int64)) if step else const(0, int64)
+        out.append(here if k == 0 else mod(here, const(n, int64)) if n != 1 else const(0, int64))
+    return tuple(out)
+
+
+def broadcast_index(index: Sequence[Expr], shape: Sequence[int]) -> tuple[Expr, ...]:
+    """`index` of a broadcast result, as an index into an operand of `shape` (NumPy's rule)."""
+    tail = index[len(index) - len(shape) :]
+    return tuple(const(0, int64) if n == 1 else i for i, n in zip(tail, shape, strict=True))
+
+
+def substitute(x: Expr, mapping: dict[Expr, Expr]) -> Expr:
+    """`x` with the given subexpressions replaced. Bound axes are left alone unless mapped."""
+    memo: dict[Expr, Expr] = dict(mapping)
+    stack = [x]
+    while stack:
+        e = stack[-1]
+        if e in memo:
+            stack.pop()
+            continue
+        children = operands(e)
+        todo = [c for c in children if c not in memo]
+        if todo:
+            stack.extend(todo)
+            continue
+        stack.pop()
+        memo[e] = rebuild(e, [memo[c] for c in children]) if children else e
+    return memo[x]
+
+
+def operands(x: Expr) -> tuple[Expr, ...]:
+    if isinstance(x, Apply):
+        return x.args
+    if isinstance(x, Affine):
+        return tuple(a for a, _ in x.terms)
+    if isinstance(x, Load):
+        return x.index
+    if isinstance(x, Reduce):
+        return (x.body,)
+    return ()
+
+
+def rebuild(x: Expr, args: Sequence[Expr]) -> Expr:
+    """`x` with other operands, in the order of `operands(x)`."""
+    if isinstance(x, Apply):
+        if x.fn in ("floordiv", "mod"):
+            return (floordiv if x.fn == "floordiv" else mod)(*args)
+        return apply(x.fn, *args, dtype=x.dtype)
+    if isinstance(x, Affine):
+        total: Expr = const(x.const, int64)
+        for a, (_, c) in zip(args, x.terms, strict=True):
+            total = total + a * c
+        return total
+    if isinstance(x, Load):
+        return load(x.buffer, args)
+    assert isinstance(x, Reduce)
+    return reduce(x.kind, x.bound, args[0])
+
+
+def accumulator(dtype: DType) -> DType:
+    """The type in which sums and products of `dtype` are formed: half types widen to float32."""
+    return float32 if dtype.is_floating and dtype.itemsize == float16.itemsize else dtype

@@ -1,0 +1,210 @@
+"""Graphs of interned nodes, and what the compiler asks of an operation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from .expr import LowerRule
+from .spec import Spec, spec_of
+
+
+class OpDef(Protocol):
+    """All that the compiler knows of an operation; `dualmode.op.Op` is one.
+
+    Attributes:
+        name: what the text form prints.
+        infer: `(*specs, **attrs) -> Spec`; raises on shapes or dtypes that do not fit.
+        kernel: `(*arrays, **attrs) -> array` in NumPy; called back when `lower` is missing.
+        lower: `(index, out_spec, *readers, **attrs) -> Expr` (see `expr`), or None.
+        simplify: rewrite rules `(node, graph) -> Node | None` that this op owns.
+        effect: True for prints and assertions: kept, never merged, run in order.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def infer(self) -> Callable[..., Spec]: ...
+    @property
+    def kernel(self) -> Callable[..., Any]: ...
+    @property
+    def lower(self) -> LowerRule | None: ...
+    @property
+    def simplify(self) -> tuple[Rule, ...]: ...
+    @property
+    def effect(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Structural:
+    """The ops that graphs themselves are made of; they have no kernel of their own."""
+
+    name: str
+    effect: bool = False
+    lower: None = None
+    simplify: tuple[Rule, ...] = ()
+
+    def infer(self, *specs: Spec, **attrs: Any) -> Spec:
+        raise TypeError(f"{self.name} nodes carry their own spec")
+
+    def kernel(self, *args: Any, **attrs: Any) -> Any:
+        raise TypeError(f"{self.name} nodes are not computed")
+
+
+PARAM = Structural("param")  # attrs: index
+CONST = Structural("const")  # attrs: value (`Literal`)
+
+
+class Literal:
+    """A constant array that compares and hashes by content."""
+
+    __slots__ = ("_key", "array")
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+        self._key = (array.shape, array.dtype.str, array.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"Literal({self.array.tolist()})"
+
+
+Attrs = tuple[tuple[str, Any], ...]
+
+
+class Node:
+    """One application of an op. Interned by its graph: equal nodes are one node.
+
+    Attributes:
+        op: the operation.
+        inputs: nodes it reads.
+        attrs: static arguments, sorted by name, hashable.
+        spec: shape and dtype of the value.
+        site: the user's (file, line), for messages; no part of the node's identity.
+        uid: creation order within the process: a node's inputs have smaller ones.
+    """
+
+    __slots__ = ("attrs", "inputs", "op", "site", "spec", "uid")
+    _serial = itertools.count()
+
+    def __init__(
+        self, op: OpDef, inputs: tuple[Node, ...], attrs: Attrs, spec: Spec, site: Site | None
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.attrs = attrs
+        self.spec = spec
+        self.site = site
+        self.uid = next(Node._serial)
+
+    def attr(self, name: str) -> Any:
+        return dict(self.attrs)[name]
+
+    def __repr__(self) -> str:
+        return f"%{self.uid} = {self.op.name}: {self.spec}"
+
+
+Site = tuple[str, int]
+Rule = Callable[[Node, "Graph"], Node | None]
+
+
+def freeze(x: Any) -> Any:
+    """An attribute in hashable form: lists become tuples, arrays become `Literal`s."""
+    if isinstance(x, list | tuple):
+        return tuple(freeze(v) for v in x)
+    if isinstance(x, np.ndarray):
+        return Literal(x)
+    return x
+
+
+@dataclass(eq=False)
+class Graph:
+    """A computation: parameters in, outputs and new values of state out.
+
+    Attributes:
+        params: parameter nodes, in order.
+        outputs: result nodes.
+        updates: (parameter index, node): that parameter is a state whose new value is the node's.
+        effects: effect nodes in the order in which they must run.
+        log: lines that passes leave behind: which rule fired where.
+    """
+
+    params: list[Node] = field(default_factory=list)
+    outputs: list[Node] = field(default_factory=list)
+    updates: list[tuple[int, Node]] = field(default_factory=list)
+    effects: list[Node] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    _interned: dict[tuple[Any, ...], Node] = field(default_factory=dict, repr=False)
+
+    def param(self, spec: Spec) -> Node:
+        node = Node(PARAM, (), (("index", len(self.params)),), spec, None)
+        self.params.append(node)
+        return node
+
+    def const(self, value: Any) -> Node:
+        literal = value if isinstance(value, Literal) else Literal(np.asarray(value))
+        return self._make(CONST, (), (("value", literal),), spec_of(literal.array), None)
+
+    def add(
+        self,
+        op: OpDef,
+        inputs: Sequence[Node],
+        attrs: dict[str, Any] | Attrs = (),
+        site: Site | None = None,
+        spec: Spec | None = None,
+    ) -> Node:
+        """The node `op(*inputs, **attrs)`, existing or new. Its spec is inferred unless given."""
+        inputs = tuple(inputs)
+        if isinstance(attrs, dict):
+            attrs = tuple(sorted((k, freeze(v)) for k, v in attrs.items()))
+        if spec is None:
+            spec = op.infer(*(n.spec for n in inputs), **dict(attrs))
+        return self._make(op, inputs, attrs, spec, site)
+
+    def _make(
+        self, op: OpDef, inputs: tuple[Node, ...], attrs: Attrs, spec: Spec, site: Site | None
+    ) -> Node:
+        if op.effect:
+            node = Node(op, inputs, attrs, spec, site)
+            self.effects.append(node)
+            return node
+        key = (op, inputs, attrs, spec)
+        node = self._interned.get(key)
+        if node is None:
+            node = self._interned[key] = Node(op, inputs, attrs, spec, site)
+        return node
+
+    def roots(self) -> list[Node]:
+        return [*self.outputs, *(n for _, n in self.updates), *self.effects]
+
+    def nodes(self) -> list[Node]:
+        """All nodes that the roots need, inputs before users."""
+        return list(topological(self.roots()))
+
+
+def topological(roots: Iterable[Node]) -> Iterator[Node]:
+    """The nodes reachable from `roots`, inputs first; iterative, so depth does not matter."""
+    seen: set[Node] = set()
+    for root in roots:
+        stack: list[tuple[Node, int]] = [(root, 0)]
+        while stack:
+            node, k = stack.pop()
+            if k == 0 and node in seen:
+                continue
+            seen.add(node)
+            while k < len(node.inputs) and node.inputs[k] in seen:
+                k += 1
+            if k < len(node.inputs):
+                stack.append((node, k + 1))
+                stack.append((node.inputs[k], 0))
+            else:
+                yield node

@@ -1,0 +1,1 @@
+"""What generated code needs around it: the loader, the thread pool and the entry from Python."""
