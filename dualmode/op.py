@@ -8,9 +8,10 @@ how it simplifies. Calling one asks the current mode to execute it: `eager.Eager
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -51,7 +52,9 @@ class Op:
         infer: `(*specs, **attrs) -> Spec`. The only place where shape and dtype errors are raised.
         kernel: `(*arrays, **attrs) -> array`: NumPy. What eager mode computes, and the oracle.
         vjp: `(g, y, *inputs, **attrs) -> tuple of gradients`, one per input (None where there is
-            none), written with ops, so that it works in both modes and to every order.
+            none), written with ops, so that it works in both modes and to every order. In place of
+            a gradient that costs much it may give a function of no arguments that computes it: a
+            tape calls only those that it needs. None: no gradient flows through the op.
         lower: one element of the result as an expression of its index (`dualmode_compiler.expr`);
             None where compiled code calls `kernel` back.
         simplify: rewrite rules that this op owns.
@@ -87,19 +90,65 @@ class Mode(Protocol):
         """`x` (a tensor, variable, array, number or nested list) as a tensor of `dtype`."""
         ...
 
-    def read(self, variable: Variable) -> Tensor: ...
+    def weak(self, x: Any, dtype: DType) -> Tensor:
+        """A Python number, traced or not, as a weak tensor of `dtype` where it is traced."""
+        ...
 
-    def assign(self, variable: Variable, value: Tensor) -> None: ...
+    def read(self, variable: Variable) -> Tensor:
+        """The current value. Only `Variable.read_value` calls this: it tells the tapes as well."""
+        ...
+
+    def assign(self, variable: Variable, value: Tensor) -> None:
+        """Make `value`, of the variable's own shape and dtype, its value."""
+        ...
+
+    def initial_value(self, x: Tensor) -> Tensor:
+        """The eager value of `x`, for a variable that is created from it.
+
+        Raises:
+            VariableError: it has none yet, as it depends on an argument of a traced function.
+        """
+        ...
+
+    def variable_created(self, variable: Variable) -> None:
+        """A variable was made; `variable._tensor` holds its eager initial value already."""
+        ...
+
+    def value_needed(self, x: Tensor, use: str) -> np.ndarray[Any, Any]:
+        """The value of traced tensor `x`, which `use` (as in "bool()") cannot do without.
+
+        Raises:
+            TracedValueError: there is none.
+        """
+        ...
 
 
 class Recorder(Protocol):
     """What listens to executed ops: a `tape.GradientTape`."""
 
-    def record(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any], out: Tensor) -> None: ...
+    def record(
+        self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any], out: Tensor
+    ) -> None: ...
+
+    def record_read(self, variable: Variable, out: Tensor) -> None:
+        """`out`, a tensor object of its own, was read from `variable`."""
+        ...
+
+    def record_call(
+        self,
+        inputs: Sequence[Tensor | Variable],
+        outputs: Sequence[Tensor],
+        vjp: Callable[[list[Tensor | None]], Sequence[Tensor | None]],
+    ) -> None:
+        """`outputs` were computed from `inputs`; `vjp` maps gradients of those to these."""
+        ...
 
 
 class _State(threading.local):
-    """The current mode and the active tapes of this thread. `eager` sets the default mode."""
+    """The current mode and the active tapes of this thread.
+
+    `eager` sets the class attribute: the mode in which every thread starts.
+    """
 
     mode: Mode
     tapes: tuple[Recorder, ...] = ()
@@ -119,6 +168,11 @@ def mode(new: Mode) -> Iterator[None]:
         state.mode, state.tapes = saved
 
 
+def eagerly() -> AbstractContextManager[None]:
+    """Execute ops at once inside the block, also while a function is traced; record nothing."""
+    return mode(_State.mode)
+
+
 @contextmanager
 def no_tapes() -> Iterator[None]:
     """Record nothing inside the block."""
@@ -135,10 +189,12 @@ def convert(x: Any, dtype: DType | None = None) -> Tensor:
 
 
 _NUMBERS = {bool: specs.bool_, int: specs.int32, float: specs.float32, complex: specs.complex64}
+_PYTHON = {"i": specs.int64, "f": specs.float64, "c": specs.complex128}
 _ORDER = "biufc"
 
 
-def _weak_type(kinds: list[str], strong: DType | None) -> DType:
+@cache
+def _weak_type(kinds: str, strong: DType | None) -> DType:
     """The type of a mix of Python numbers of these `kinds` with tensors of type `strong`."""
     kind = max(kinds, key=_ORDER.index)
     default = {"b": specs.bool_, "i": specs.int32, "f": specs.float32, "c": specs.complex64}[kind]
@@ -154,32 +210,43 @@ def _weak_type(kinds: list[str], strong: DType | None) -> DType:
 def promote(*xs: Any) -> tuple[Tensor, ...]:
     """`xs` as tensors of one dtype: Python numbers take the tensors' type, tensors and arrays
     promote by the array API standard's table. Casts are ops, so gradients pass through them."""
+    first = getattr(getattr(xs[0], "_value", None), "dtype", None)
+    if first is not None and (
+        len(xs) == 1 or (len(xs) == 2 and first is getattr(getattr(xs[1], "_value", None), "dtype", None))
+    ):
+        return xs  # eager tensors of one type, as in most calls: nothing to do
     strong: DType | None = None
-    weak: list[str] = []
+    weak = ""
+    traced = False
+    operands: list[tuple[Any, DType | None]] = []  # with the dtype of those that are tensors
     for x in xs:
-        spec_weak = getattr(x, "weak", False)
         number = _NUMBERS.get(type(x))
         if number is not None:
-            weak.append(number.kind)
-        elif spec_weak:
-            weak.append(x.dtype.kind)
+            weak += number.kind
+            operands.append((x, None))
+            continue
+        x = x if hasattr(x, "_value") else convert(x)
+        d = x.dtype
+        if x.weak:
+            weak += d.kind
+            traced = True
+            operands.append((x, None))
         else:
-            d = dtype_of(x)
             strong = d if strong is None or d is strong else specs.promote(strong, d)
+            operands.append((x, d))
     target = _weak_type(weak, strong) if weak else strong
-    if strong is None and any(getattr(x, "weak", False) for x in xs):
+    if traced and strong is None and target is not None:
         # only Python numbers, some of them traced: they keep Python's own precision
-        target = {"i": specs.int64, "f": specs.float64}.get(target.kind, target)
-    return tuple(convert(x, target) for x in xs)
+        exact = _PYTHON.get(target.kind, target)
+        return tuple([state.mode.weak(x, exact) for x in xs])
+    return tuple([x if d is target else convert(x, target) for x, d in operands])
 
 
 def dtype_of(x: Any) -> DType:
     """The dtype that `x` has as a tensor."""
     d = getattr(x, "dtype", None)
-    if isinstance(d, DType):
+    if type(d) is DType:
         return d
-    if d is not None:
-        return specs.from_numpy(np.dtype(d))
-    if type(x) in _NUMBERS:
-        return _NUMBERS[type(x)]
-    return convert(x).dtype
+    if isinstance(d, np.dtype):
+        return specs.from_numpy(d)
+    return _NUMBERS[type(x)] if type(x) in _NUMBERS else convert(x).dtype

@@ -114,6 +114,11 @@ def from_numpy(x: np.dtype[Any]) -> DType:
     return found
 
 
+def default(x: DType) -> DType:
+    """The type that a Python number of the kind of `x` gets where nothing else says: 32 bits."""
+    return {"b": bool_, "f": float32, "c": complex64}.get(x.kind, int32)
+
+
 @cache
 def promote(a: DType, b: DType) -> DType:
     """The type of a result of mixing `a` and `b` (array API 2024.12, "Type promotion rules").

@@ -1,0 +1,411 @@
+"""Loop nests with values at their levels: how expressions become instructions.
+
+A `Nest` is one function under construction. Each open loop is a `Level`; an expression is emitted once,
+in the outermost level that binds all its axes, so hoisting and common subexpressions need no pass.
+Inside a vectorised loop, what depends on its axis is a vector and all else stays scalar until a vector
+instruction needs it. Reductions are emitted as loops at the level of their value, with a fixed number
+of accumulators that are combined in a fixed order: the result never depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .. import expr
+from ..expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce
+from ..runtime.jit import Host
+from ..spec import DType, bool_, int64
+from .instructions import Writer, apply, literal, memory_type, register_type, splat
+from .vmath import expand
+
+ACCUMULATORS = 4  # independent partial results of a reduction, to hide the latency of its operator
+UNROLL = 8  # loops of at most this many iterations are written out
+
+
+@dataclass(slots=True)
+class Block:
+    """Straight-line text under construction, and the label of the basic block it ends in."""
+
+    lines: list[str]
+    label: str
+
+
+@dataclass(slots=True)
+class Level:
+    """One loop (or one written-out iteration, which shares its parent's block).
+
+    Attributes:
+        vector: the axis whose values lie in lanes from here inward, if any.
+        mask: operand text of the active lanes; None if all are.
+        names: expressions that were emitted here and are forgotten when the level closes.
+    """
+
+    block: Block
+    vector: Axis | None = None
+    lanes: int = 1
+    mask: str | None = None
+    names: list[Expr] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    name: str
+    lanes: int
+
+
+def iota(lanes: int) -> str:
+    return f"<{', '.join(f'i64 {k}' for k in range(lanes))}>"
+
+
+def mask_text(active: int, lanes: int) -> str | None:
+    """The constant mask with the first `active` lanes on."""
+    if active == lanes:
+        return None
+    return f"<{', '.join('i1 true' if k < active else 'i1 false' for k in range(lanes))}>"
+
+
+class Nest:
+    """A function being emitted. `pointers` gives each buffer's base address as an SSA name."""
+
+    def __init__(self, host: Host, pointers: dict[Buffer, str]) -> None:
+        self.host = host
+        self.w = Writer()
+        self.pointers = pointers
+        self.levels = [Level(Block([], "entry"))]
+        self.depth: dict[Axis, int] = {}
+        self.at: dict[Axis, str] = {}
+        self.memo: dict[Expr, Value] = {}
+        self.bases: dict[Expr, str] = {}
+        self.splats: dict[tuple[str, DType, int], str] = {}
+        self._labels = 0
+
+    @property
+    def lines(self) -> list[str]:
+        return self.levels[0].block.lines
+
+    # --- levels ---------------------------------------------------------------------------------
+
+    def label(self, stem: str) -> str:
+        self._labels += 1
+        return f"{stem}{self._labels}"
+
+    def _open(self, level: Level, axis: Axis | None, at: str) -> None:
+        self.levels.append(level)
+        if axis is not None:
+            self.depth[axis] = len(self.levels) - 1
+            self.at[axis] = at
+
+    def _close(self) -> Level:
+        level = self.levels.pop()
+        for e in level.names:
+            self.memo.pop(e, None)
+            self.bases.pop(e, None)
+        return level
+
+    def _inherit(self, block: Block) -> Level:
+        top = self.levels[-1]
+        return Level(block, top.vector, top.lanes, top.mask)
+
+    def scope(
+        self,
+        axis: Axis,
+        at: str,
+        body: Callable[[], None],
+        lanes: int | None = None,
+        mask: str | None = None,
+    ) -> None:
+        """`body` with `axis` fixed at the scalar `at`, or at lanes at, at + 1, ..."""
+        level = self._inherit(self.levels[-1].block)
+        if lanes is not None:
+            level.vector, level.lanes, level.mask = (axis if lanes > 1 else None), lanes, mask
+        self._open(level, axis, at)
+        body()
+        self._close()
+
+    def loop(
+        self,
+        start: str,
+        stop: str,
+        step: int,
+        body: Callable[[str, list[str]], list[str]],
+        carried: Sequence[tuple[str, str]] = (),
+    ) -> list[str]:
+        """A counted loop of at least one iteration.
+
+        Args:
+            body: `(index, carried values) -> next carried values`.
+            carried: (LLVM type, initial value) of what the iterations pass on.
+
+        Returns:
+            The carried values after the last iteration.
+        """
+        head, done = self.label("loop"), self.label("done")
+        index, phis = self.w.fresh(), [self.w.fresh() for _ in carried]
+        self._open(self._inherit(Block([], head)), None, index)
+        new = body(index, phis)
+        block = self._close().block
+        self.w.lines = block.lines
+        following = self.w.emit(f"add nuw nsw i64 {index}, {step}")
+        more = self.w.emit(f"icmp ult i64 {following}, {stop}")
+        outer = self.levels[-1].block
+        outer.lines += [f"  br label %{head}", f"{head}:"]
+        entries = [("i64", index, start, following)]
+        entries += [(t, p, i, n) for (t, i), p, n in zip(carried, phis, new, strict=True)]
+        for kind, phi, first, again in entries:
+            outer.lines.append(
+                f"  {phi} = phi {kind} [ {first}, %{outer.label} ], [ {again}, %{block.label} ]"
+            )
+        outer.lines += block.lines
+        outer.lines += [f"  br i1 {more}, label %{head}, label %{done}", f"{done}:"]
+        outer.label = done
+        return new
+
+    def when(self, condition: str, body: Callable[[], None]) -> None:
+        """`body` if the i1 `condition` holds."""
+        then, done = self.label("then"), self.label("join")
+        self._open(self._inherit(Block([], then)), None, "")
+        body()
+        block = self._close().block
+        outer = self.levels[-1].block
+        outer.lines += [f"  br i1 {condition}, label %{then}, label %{done}", f"{then}:"]
+        outer.lines += [*block.lines, f"  br label %{done}", f"{done}:"]
+        outer.label = done
+
+    def each(self, axis: Axis, body: Callable[[], None], start: str = "0", stop: str = "") -> None:
+        """`body` for every value of `axis` (from start to stop, at least one)."""
+        if not stop and axis.extent <= UNROLL // 2:
+            for k in range(axis.extent):
+                self.scope(axis, str(k), body)
+            return
+
+        def iteration(index: str, _: list[str]) -> list[str]:
+            self.scope(axis, index, body)
+            return []
+
+        self.loop(start, stop or str(axis.extent), 1, iteration)
+
+    # --- values -----------------------------------------------------------------------------------
+
+    def _level(self, x: Expr) -> int:
+        return max((self.depth[a] for a in x.axes), default=0)
+
+    def _to(self, level: int) -> Level:
+        found = self.levels[level]
+        self.w.lines = found.block.lines
+        return found
+
+    def value(self, x: Expr) -> Value:
+        """`x` in registers: a vector where it depends on the level's vector axis, else a scalar."""
+        stack = [x]
+        while stack:
+            e = stack[-1]
+            if e in self.memo:
+                stack.pop()
+                continue
+            todo = [c for c in self._needs(e) if c not in self.memo]
+            if todo:
+                stack.extend(todo)
+                continue
+            stack.pop()
+            level = self._level(e)
+            self.memo[e] = self._compute(e, level)
+            self.levels[level].names.append(e)
+        return self.memo[x]
+
+    def vector(self, x: Expr, lanes: int) -> str:
+        """`x` in `lanes` lanes, splat if it is a scalar."""
+        if isinstance(x, Const):
+            return literal(x.value, x.dtype, lanes)
+        v = self.value(x)
+        return v.name if v.lanes == lanes else self._splat(v.name, x.dtype, lanes, self._level(x))
+
+    def _splat(self, name: str, dtype: DType, lanes: int, level: int) -> str:
+        key = (name, dtype, lanes)
+        if key not in self.splats:
+            self._to(level)
+            self.splats[key] = splat(self.w, name, dtype, lanes)
+        return self.splats[key]
+
+    def _needs(self, x: Expr) -> tuple[Expr, ...]:
+        if isinstance(x, Apply):
+            wide = expand(x)
+            return x.args if wide is x else (wide,)
+        if isinstance(x, Affine):
+            return tuple(a for a, _ in x.terms if not isinstance(a, Axis))
+        if isinstance(x, Load):
+            return self._needs(x.index[0]) if isinstance(x.index[0], Affine) else ()
+        return ()
+
+    def _compute(self, x: Expr, level: int) -> Value:
+        scope = self.levels[level]
+        lanes = scope.lanes if scope.vector in x.axes else 1
+        if isinstance(x, Const):
+            return Value(literal(x.value, x.dtype, 1), 1)
+        if isinstance(x, Axis | Affine):
+            return Value(self.base(x) if lanes == 1 else self._indices(x, level), lanes)
+        if isinstance(x, Load):
+            return self._load(x, level, lanes)
+        if isinstance(x, Reduce):
+            return self._reduce(x, level)
+        assert isinstance(x, Apply)
+        wide = expand(x)
+        if wide is not x:
+            return self.memo[wide]
+        args = [self.vector(a, lanes) for a in x.args]
+        self._to(level)
+        kinds = [a.dtype for a in x.args]
+        return Value(apply(self.w, x.fn, args, kinds, x.dtype, lanes), lanes)
+
+    # --- addresses --------------------------------------------------------------------------------
+
+    def base(self, x: Expr) -> str:
+        """An int64 index as a scalar, with the vector axis at its first lane."""
+        if isinstance(x, Axis):
+            return self.at[x]
+        if not isinstance(x, Affine):
+            return self.value(x).name
+        if x in self.bases:
+            return self.bases[x]
+        *rest, (atom, coef) = sorted(x.terms, key=lambda t: self._level(t[0]))
+        before = self.base(expr.affine(rest, x.const))
+        term = self.base(atom)
+        level = self._level(x)
+        self._to(level)
+        if coef != 1:
+            term = self.w.emit(f"mul i64 {term}, {coef}")
+        out = term if before == "0" else self.w.emit(f"add i64 {before}, {term}")
+        self.bases[x] = out
+        self.levels[level].names.append(x)
+        return out
+
+    def _indices(self, x: Expr, level: int) -> str:
+        """An int64 index that depends on the vector axis, one value per lane."""
+        scope = self.levels[level]
+        lanes, kind = scope.lanes, f"<{scope.lanes} x i64>"
+        if isinstance(x, Axis):
+            start = self._splat(self.at[x], int64, lanes, self.depth[x])
+            self._to(level)
+            return self.w.emit(f"add {kind} {start}, {iota(lanes)}")
+        assert isinstance(x, Affine)
+        fixed = expr.affine(((a, c) for a, c in x.terms if scope.vector not in a.axes), x.const)
+        total = self.vector(fixed, lanes)
+        for atom, coef in x.terms:
+            if scope.vector in atom.axes:
+                part = self.vector(atom, lanes)
+                self._to(level)
+                scaled = self.w.emit(f"mul {kind} {part}, {literal(coef, int64, lanes)}")
+                total = self.w.emit(f"add {kind} {total}, {scaled}")
+        return total
+
+    def stride(self, index: Expr, axis: Axis | None) -> int | None:
+        """How far `index` moves per step of `axis`; None if not by a constant."""
+        if axis is None or axis not in index.axes:
+            return 0
+        if index is axis:
+            return 1
+        if isinstance(index, Affine):
+            if any(axis in a.axes and a is not axis for a, _ in index.terms):
+                return None
+            return dict(index.terms)[axis]
+        return None
+
+    def address(self, buffer: Buffer, index: Expr) -> str:
+        offset = self.base(index)
+        self._to(self._level(index))
+        element = memory_type(buffer.spec.dtype, 1)
+        return self.w.emit(f"getelementptr inbounds {element}, ptr {self.pointers[buffer]}, i64 {offset}")
+
+    def _load(self, x: Load, level: int, lanes: int) -> Value:
+        index, dtype = x.index[0], x.dtype
+        scope = self.levels[level]
+        size = dtype.itemsize
+        if lanes == 1:
+            place = self.address(x.buffer, index)
+            self._to(level)
+            out = self.w.emit(f"load {memory_type(dtype, 1)}, ptr {place}, align {size}")
+            return Value(self._from_memory(out, dtype, 1), 1)
+        kind = memory_type(dtype, lanes)
+        if self.stride(index, scope.vector) == 1:
+            place = self.address(x.buffer, index)
+            self._to(level)
+            if scope.mask is None:
+                out = self.w.emit(f"load {kind}, ptr {place}, align {size}")
+            else:
+                args = f"ptr {place}, i32 {size}, <{lanes} x i1> {scope.mask}, {kind} zeroinitializer"
+                out = self._intrinsic(f"{kind} @llvm.masked.load.{_mangle(kind)}.p0", args)
+        else:
+            places = self._indices(index, level) if isinstance(index, Affine | Axis) else None
+            places = places or self.vector(index, lanes)
+            self._to(level)
+            element = memory_type(dtype, 1)
+            pointers = self.w.emit(
+                f"getelementptr {element}, ptr {self.pointers[x.buffer]}, <{lanes} x i64> {places}"
+            )
+            mask = scope.mask or literal(True, bool_, lanes)
+            args = f"<{lanes} x ptr> {pointers}, i32 {size}, <{lanes} x i1> {mask}, {kind} zeroinitializer"
+            out = self._intrinsic(f"{kind} @llvm.masked.gather.{_mangle(kind)}.v{lanes}p0", args)
+        return Value(self._from_memory(out, dtype, lanes), lanes)
+
+    def _intrinsic(self, signature: str, args: str) -> str:
+        """Call an intrinsic and declare it: `signature` is its result type and name."""
+        kinds = ", ".join(_kind(a) for a in _arguments(args))
+        self.w.declarations.add(f"declare {signature}({kinds})")
+        call = f"call {signature}({args})"
+        if signature.startswith("void"):
+            self.w.line(f"  {call}")
+            return ""
+        return self.w.emit(call)
+
+    def _from_memory(self, name: str, dtype: DType, lanes: int) -> str:
+        if dtype is not bool_:
+            return name
+        return self.w.emit(f"trunc {memory_type(dtype, lanes)} {name} to {register_type(dtype, lanes)}")
+
+    def store(self, buffer: Buffer, index: Expr, x: Expr) -> None:
+        """Store `x`; contiguously, from the first lane's place, where the level is vectorised."""
+        scope, dtype = self.levels[-1], buffer.spec.dtype
+        lanes, size = scope.lanes, dtype.itemsize
+        name = self.vector(x, lanes)
+        place = self.address(buffer, index)
+        self._to(len(self.levels) - 1)
+        kind = memory_type(dtype, lanes)
+        if dtype is bool_:
+            name = self.w.emit(f"zext {register_type(dtype, lanes)} {name} to {kind}")
+        if scope.mask is None:
+            self.w.line(f"  store {kind} {name}, ptr {place}, align {size}")
+        else:
+            args = f"{kind} {name}, ptr {place}, i32 {size}, <{lanes} x i1> {scope.mask}"
+            self._intrinsic(f"void @llvm.masked.store.{_mangle(kind)}.p0", args)
+
+    def _reduce(self, x: Reduce, level: int) -> Value:
+        from .reduce import emit_reduce  # the two modules are one design in two files
+
+        inner, self.levels = self.levels[level + 1 :], self.levels[: level + 1]
+        try:
+            return emit_reduce(self, x)
+        finally:
+            self.levels += inner
+
+
+def _mangle(kind: str) -> str:
+    lanes, _, element = kind[1:-1].split()
+    return f"v{lanes}{ {'half': 'f16', 'float': 'f32', 'double': 'f64'}.get(element, element) }"
+
+
+def _arguments(text: str) -> list[str]:
+    """Split at the commas outside of brackets."""
+    out, depth, start = [], 0, 0
+    for k, c in enumerate(text):
+        depth += (c in "<(") - (c in ">)")
+        if c == "," and depth == 0:
+            out.append(text[start:k].strip())
+            start = k + 1
+    return [*out, text[start:].strip()]
+
+
+def _kind(argument: str) -> str:
+    """The type in front of an operand."""
+    if argument[0] == "<":
+        return argument[: argument.index(">") + 1]
+    return argument.split()[0]

@@ -1,0 +1,123 @@
+"""Packing: copies strips of an operand into the layout that the micro-kernels read, as LLVM IR text.
+
+A strip is one vector wide. Where fewer columns exist, the last one is repeated, so that packed strips
+are always whole and hold only values of the operand; what comes of them is never stored.
+"""
+
+from __future__ import annotations
+
+from ..runtime.jit import Host
+from .gemm import Element, attributes
+from .writer import Writer
+
+MODES = ("rows", "columns", "strided")
+
+
+def packer_name(mode: str, e: Element) -> str:
+    return f"dm_pack_{mode}_{e.suffix}"
+
+
+def packer(mode: str, e: Element, host: Host) -> str:
+    """IR of `void f(src, sk, sn, columns, k, dst, ds)`: a strip of `lanes` columns and k >= 1 rows,
+    dst[i*ds + j] = src[i*sk + min(j, columns - 1)*sn], strides in elements.
+
+    mode "rows": sn is 1, copied by masked vectors (missing columns are 0). "columns": sk is 1,
+    transposed in registers. "strided": any strides, element by element.
+    """
+    w = Writer()
+    if mode == "rows":
+        _copy(w, e)
+    else:
+        last = w.let("sub i64 %columns, 1")
+        columns = ["%src"]
+        for j in range(1, e.lanes):
+            columns.append(w.at("%src", e.type, w.op("mul", w.minimum(last, j), "%sn")))
+        done = _transpose(w, e, columns) if mode == "columns" else "0"
+        left = w.let(f"icmp ult i64 {done}, %k")
+        with w.when(left), w.loop(done, "%k") as i:
+            _gather(w, e, columns, i)
+    w.do("ret void")
+    arguments = "ptr %src, i64 %sk, i64 %sn, i64 %columns, i64 %k, ptr %dst, i64 %ds"
+    head = f"define internal void @{packer_name(mode, e)}({arguments}) {attributes(host)} {{"
+    return f"{head}\nentry:\n{w.text()}\n}}\n"
+
+
+def _copy(w: Writer, e: Element) -> None:
+    mask = e.mask(w, w.minimum("%columns", e.lanes))
+    with w.loop(0, "%k") as i:
+        line = e.load(w, w.at("%src", e.type, w.op("mul", i, "%sk")), mask)
+        e.store(w, line, w.at("%dst", e.type, w.op("mul", i, "%ds")))
+
+
+def _gather(w: Writer, e: Element, columns: list[str], i: str) -> None:
+    """Row `i` of the strip, an element from each column."""
+    offset = w.op("mul", i, "%sk")
+    line = "poison"
+    for j, column in enumerate(columns):
+        x = w.let(f"load {e.type}, ptr {w.at(column, e.type, offset)}, align {e.size}")
+        line = w.let(f"insertelement {e.vector} {line}, {e.type} {x}, i64 {j}")
+    e.store(w, line, w.at("%dst", e.type, w.op("mul", i, "%ds")))
+
+
+def _transpose(w: Writer, e: Element, columns: list[str]) -> str:
+    """All whole groups of rows, as many as fit 16 bytes; gives the number of rows done.
+
+    Column j's group goes to 128-bit lane j // group, by loads alone; a transpose inside the lanes
+    then puts every element in its place (half the shuffles of a transpose of whole vectors).
+    """
+    group = 16 // e.size
+    whole = w.op("and", "%k", -group)
+    some = w.let(f"icmp ne i64 {whole}, 0")
+    with w.when(some), w.loop(0, whole, group) as i:
+        lines = [_lanes(w, e, columns[j::group], i, group) for j in range(group)]
+        for row, line in enumerate(_within_lanes(w, e, lines)):
+            at = w.op("mul", w.let(f"add i64 {i}, {row}") if row else i, "%ds")
+            e.store(w, line, w.at("%dst", e.type, at))
+    return whole
+
+
+def _lanes(w: Writer, e: Element, columns: list[str], i: str, group: int) -> str:
+    """One vector of the 16 bytes at row `i` of each of `columns`."""
+    parts = [
+        w.let(f"load <{group} x {e.type}>, ptr {w.at(c, e.type, i)}, align {e.size}")
+        for c in columns
+    ]
+    width = group
+    while len(parts) > 1:
+        order = ", ".join(f"i32 {n}" for n in range(2 * width))
+        kind = f"<{width} x {e.type}>"
+        parts = [
+            w.let(f"shufflevector {kind} {a}, {kind} {b}, <{2 * width} x i32> <{order}>")
+            for a, b in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        width *= 2
+    return parts[0]
+
+
+def _within_lanes(w: Writer, e: Element, lines: list[str]) -> list[str]:
+    """Transpose the group x group matrix that `lines` hold in each 128-bit lane.
+
+    Each round interleaves the lower and the upper halves of lines that are half the group apart.
+    """
+    group = len(lines)
+    half = group // 2
+    while half:
+        lines = [
+            _interleave(w, e, lines[a], lines[a + group // 2], upper, group)
+            for a in range(group // 2)
+            for upper in (False, True)
+        ]
+        half //= 2
+    return lines
+
+
+def _interleave(w: Writer, e: Element, a: str, b: str, upper: bool, group: int) -> str:
+    """Elements of `a` and `b` in turn, from the lower or upper half of every 128-bit lane."""
+    order: list[int] = []
+    for lane in range(0, e.lanes, group):
+        for j in range(group // 2):
+            here = lane + j + (group // 2 if upper else 0)
+            order += [here, here + e.lanes]
+    text = ", ".join(f"i32 {n}" for n in order)
+    v = e.vector
+    return w.let(f"shufflevector {v} {a}, {v} {b}, <{e.lanes} x i32> <{text}>")

@@ -1,0 +1,184 @@
+"""Kernels: what lowering makes of a graph and what the emitters turn into code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from . import expr
+from .contract import Gemm
+from .expr import Affine, Axis, Buffer, Expr, Load, Reduce
+from .graph import Node
+
+
+@dataclass(slots=True)
+class Store:
+    """`buffer[offset] = value` for every value of the kernel's first `depth` axes."""
+
+    buffer: Buffer
+    offset: Expr
+    value: Expr
+    depth: int
+
+
+@dataclass(slots=True)
+class Contraction:
+    """The part of a kernel that the GEMM template computes.
+
+    Attributes:
+        reduce: the expression that a finished tile holds.
+        gemm: sizes and strides.
+        a, b: operands, and their constant element offsets.
+        batch, m, n: the kernel axes that the template's indices stand for (None: size 1).
+    """
+
+    reduce: Reduce
+    gemm: Gemm
+    a: tuple[Buffer, int]
+    b: tuple[Buffer, int]
+    batch: tuple[Axis, ...]
+    m: Axis | None
+    n: Axis | None
+
+
+@dataclass(slots=True)
+class Kernel:
+    """One loop nest over `axes`, outermost first; each store sits at its own depth.
+
+    Values are recomputed or hoisted by the emitter: an expression is evaluated once in the outermost
+    loop that binds all its axes, so a softmax is three loops inside its row loop.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    stores: list[Store]
+    contraction: Contraction | None = None
+    nodes: list[Node] = field(default_factory=list)
+
+    def reads(self) -> list[Buffer]:
+        found: dict[Buffer, None] = {}
+        for s in self.stores:
+            for load in loads(s.value):
+                found.setdefault(load.buffer)
+        return list(found)
+
+    def writes(self) -> list[Buffer]:
+        return [s.buffer for s in self.stores]
+
+
+@dataclass(slots=True)
+class HostCall:
+    """A node whose NumPy kernel is called back, because it has no lowering or is an effect."""
+
+    node: Node
+    inputs: list[Buffer]
+    output: Buffer
+
+    def reads(self) -> list[Buffer]:
+        return self.inputs
+
+    def writes(self) -> list[Buffer]:
+        return [self.output]
+
+
+@dataclass(slots=True)
+class Copy:
+    """`target[...] = source[...]`, the whole buffer."""
+
+    source: Buffer
+    target: Buffer
+
+    def reads(self) -> list[Buffer]:
+        return [self.source]
+
+    def writes(self) -> list[Buffer]:
+        return [self.target]
+
+
+Step = Kernel | HostCall | Copy
+
+
+def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
+    """Every distinct subexpression of `roots`, operands first."""
+    seen: set[Expr] = set()
+    stack: list[tuple[Expr, bool]] = [(r, False) for r in roots]
+    while stack:
+        e, ready = stack.pop()
+        if ready:
+            yield e
+        elif e not in seen:
+            seen.add(e)
+            stack.append((e, True))
+            stack.extend((c, False) for c in expr.operands(e) if c not in seen)
+
+
+def loads(root: Expr) -> list[Load]:
+    return [e for e in walk([root]) if isinstance(e, Load)]
+
+
+def flat(x: Expr) -> Expr:
+    """`x` with every load addressed by its row-major element offset."""
+    memo: dict[Expr, Expr] = {}
+    for e in walk([x]):
+        args = [memo[c] for c in expr.operands(e)]
+        if isinstance(e, Load):
+            memo[e] = expr.load(e.buffer, (expr.ravel(args, e.buffer.spec.shape),))
+        else:
+            memo[e] = expr.rebuild(e, args) if args else e
+    return memo[x]
+
+
+def collapse(kernel: Kernel) -> None:
+    """Merge neighbouring axes that every address walks through as one.
+
+    for i < 64: for j < 10: y[10*i + j] = x[10*i + j] + 1  -->  for f < 640: y[f] = x[f] + 1
+    """
+    k = 0
+    while k + 1 < len(kernel.axes):
+        outer, inner = kernel.axes[k], kernel.axes[k + 1]
+        split = any(s.depth == k + 1 for s in kernel.stores)
+        roots = [e for s in kernel.stores for e in (s.value, s.offset)]
+        if split or not mergeable(roots, outer, inner):
+            k += 1
+            continue
+        merged = Axis(outer.extent * inner.extent)
+        change = merger(outer, inner, merged)
+        for s in kernel.stores:
+            s.value, s.offset = change(s.value), change(s.offset)
+            s.depth -= s.depth > k
+        kernel.axes = (*kernel.axes[:k], merged, *kernel.axes[k + 2 :])
+
+
+def mergeable(roots: Iterable[Expr], outer: Axis, inner: Axis) -> bool:
+    """True if `outer` and `inner` only ever occur as c * (extent(inner) * outer + inner)."""
+    for e in walk(roots):
+        if isinstance(e, Affine):
+            coef = dict(e.terms)
+            if coef.get(outer, 0) != coef.get(inner, 0) * inner.extent:
+                return False
+        elif any(c is outer or c is inner for c in expr.operands(e)):
+            return False
+    return not any(r is outer or r is inner for r in roots)
+
+
+def merger(outer: Axis, inner: Axis, merged: Axis) -> Callable[[Expr], Expr]:
+    """The rewrite extent(inner) * outer + inner --> merged."""
+    mapping: dict[Expr, Expr] = {outer: expr.const(0, expr.int64), inner: merged}
+    return lambda e: expr.substitute(e, mapping)
+
+
+def collapse_reduce(x: Reduce) -> Reduce:
+    """`collapse` for the bound axes of a reduction."""
+    k = 0
+    while k + 1 < len(x.bound):
+        outer, inner = x.bound[k], x.bound[k + 1]
+        if mergeable([x.body], outer, inner):
+            merged = Axis(outer.extent * inner.extent)
+            body = merger(outer, inner, merged)(x.body)
+            bound = (*x.bound[:k], merged, *x.bound[k + 2 :])
+            again = expr.reduce(x.kind, bound, body)
+            assert isinstance(again, Reduce)
+            x = again
+        else:
+            k += 1
+    return x

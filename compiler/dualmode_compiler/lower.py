@@ -1,0 +1,344 @@
+"""Graph to kernels. Fusion is substitution.
+
+Every node is lowered to one expression of its output index, reading its inputs by `Load`. Nodes are
+then gathered into clusters, each of which becomes one kernel: inside a cluster the load of a member is
+replaced by the member's own expression. That is always correct, whatever the index; the rules in
+`_Clusters.admits` only decide where it pays, and that clusters can still be put in order.
+
+Nodes of the same leading sizes share their index axes, so "reads the same element" is a pointer compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from . import expr
+from .contraction import is_contraction, recognise
+from .expr import Apply, Axis, Buffer, Const, Expr, Load, Reduce, int64
+from .graph import CONST, PARAM, Graph, Node
+from .loops import HostCall, Kernel, Step, Store, collapse, collapse_reduce, flat, loads, walk
+from .spec import Spec
+
+# Relative cost of evaluating a function once, in units of an addition.
+_COST = {"cast": 1, "select": 1, "div": 4, "sqrt": 4, "floordiv": 8, "mod": 8, "fmod": 40}
+_TRANSCENDENTAL = dict.fromkeys(
+    ["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf", "pow", "atan", "atan2"], 15
+)
+_COST.update(_TRANSCENDENTAL, sigmoid=18, softplus=25)
+
+CHEAP = 2  # an expression of at most this cost is recomputed by each reader rather than stored
+RECOMPUTE = 48  # evaluations a fused reader may repeat, in additions per element
+SERIAL = 1 << 14  # elements up to which a kernel may lose its outer, parallel loop
+DEPTH = 120  # nesting of expressions, kept clear of Python's recursion limit
+
+
+@dataclass(slots=True)
+class Lowered:
+    """A node as an expression of its own index axes.
+
+    Attributes:
+        index: one expression per axis of the node; constants 0 where the size is 1.
+        axes: the axes in `index`: all sizes but 1.
+        value: the element at `index`, or None where only the host can compute it.
+        buffer: where the node lives if it is stored.
+        virtual: never stored unless demanded: an index map, a constant, or cheap.
+    """
+
+    node: Node
+    index: tuple[Expr, ...]
+    axes: tuple[Axis, ...]
+    value: Expr | None
+    buffer: Buffer
+    virtual: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Cluster:
+    order: int
+    axes: tuple[Axis, ...]
+    contraction: bool = False
+    host: bool = False
+    members: list[Lowered] = field(default_factory=list)
+    values: dict[Buffer, Expr] = field(default_factory=dict)
+    reads: set[Buffer] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        return math.prod(a.extent for a in self.axes)
+
+
+def cost(x: Expr, memo: dict[Expr, tuple[float, int]]) -> tuple[float, int]:
+    """(additions to evaluate `x` once, nesting depth). Index arithmetic is free."""
+    for e in walk([x]):
+        if e in memo:
+            continue
+        parts = [memo[c] for c in expr.operands(e)]
+        total = sum(p[0] for p in parts)
+        depth = 1 + max((p[1] for p in parts), default=0)
+        if isinstance(e, Apply) and not (e.dtype is int64 and e.axes and expr.bounds(e)):
+            total += _COST.get(e.fn, 1)
+        elif isinstance(e, Reduce):
+            total = (total + 1) * math.prod(a.extent for a in e.bound)
+        memo[e] = total, depth
+    return memo[x]
+
+
+class Lowering:
+    """The state of lowering one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes = graph.nodes()
+        self.axes: dict[tuple[int, int], Axis] = {}
+        self.costs: dict[Expr, tuple[float, int]] = {}
+        self.lowered: dict[Node, Lowered] = {}
+        self.producer: dict[Buffer, Lowered] = {}
+        self.constants: dict[Buffer, Node] = {}
+        self.stored = self._demanded()
+        for node in self.nodes:
+            self._lower(node)
+
+    def _demanded(self) -> set[Node]:
+        """Nodes that need a buffer whoever reads them."""
+        g = self.graph
+        return {*g.outputs, *(n for _, n in g.updates), *g.effects}
+
+    def index_of(self, spec: Spec) -> tuple[tuple[Expr, ...], tuple[Axis, ...]]:
+        index: list[Expr] = []
+        used: list[Axis] = []
+        for n in spec.shape:
+            if n == 1:
+                index.append(expr.const(0, int64))
+                continue
+            key = (len(used), n)
+            if key not in self.axes:
+                self.axes[key] = Axis(n)
+            used.append(self.axes[key])
+            index.append(used[-1])
+        return tuple(index), tuple(used)
+
+    def _lower(self, node: Node) -> None:
+        index, axes = self.index_of(node.spec)
+        buffer = Buffer(f"b{len(self.lowered)}", node.spec)
+        item = Lowered(node, index, axes, None, buffer)
+        self.lowered[node] = item
+        self.producer[buffer] = item
+        if node.op is PARAM:
+            item.virtual = True
+            item.value = expr.load(buffer, index)
+            return
+        if node.op is CONST:
+            self._lower_const(item)
+            return
+        if node.op.lower is not None and not node.op.effect:
+            readers = [_Reader(self, n) for n in node.inputs]
+            item.value = node.op.lower(index, node.spec, *readers, **dict(node.attrs))
+        if item.value is None:  # the host reads whole arrays
+            self.stored.add(node)
+            self.stored.update(node.inputs)
+            return
+        if is_contraction(item.value, axes):
+            self._demand_operands(item)
+        item.virtual = node not in self.stored and self._cheap(item.value)
+
+    def _lower_const(self, item: Lowered) -> None:
+        array = item.node.attr("value").array
+        item.virtual = True
+        if array.size and (array.size == 1 or (array == array.flat[0]).all()):
+            if not item.node.spec.dtype.is_complex:
+                item.value = expr.const(array.flat[0].item(), item.node.spec.dtype)
+                return
+        data = Buffer(f"c{len(self.constants)}", item.node.spec)
+        self.constants[data] = item.node
+        item.value = expr.load(data, item.index)
+
+    def _demand_operands(self, item: Lowered) -> None:
+        """A contraction reads plain arrays: what would only be recomputed in it is stored."""
+        for n in item.node.inputs:
+            source = self.lowered[n]
+            if source.virtual and not isinstance(source.value, Load | Const):
+                source.virtual = False
+                self.stored.add(source.node)
+        readers = [_Reader(self, n) for n in item.node.inputs]
+        lower = item.node.op.lower
+        assert lower is not None
+        item.value = lower(item.index, item.node.spec, *readers, **dict(item.node.attrs))
+
+    def _cheap(self, value: Expr) -> bool:
+        if isinstance(value, Load | Const):
+            return True
+        if any(isinstance(e, Reduce) for e in walk([value])):
+            return False
+        big = [x for x in loads(value) if x.axes]
+        return len(big) <= 1 and cost(value, self.costs)[0] <= CHEAP
+
+
+class _Reader:
+    """What a lower rule reads an input with: virtual inputs give their value, others a load."""
+
+    __slots__ = ("_lowering", "node", "spec")
+
+    def __init__(self, lowering: Lowering, node: Node) -> None:
+        self._lowering = lowering
+        self.node = node
+        self.spec = node.spec
+
+    def __call__(self, index: Sequence[Expr]) -> Expr:
+        index = tuple(
+            expr.const(0, int64) if n == 1 else i
+            for i, n in zip(index, self.spec.shape, strict=True)
+        )
+        item = self._lowering.lowered[self.node]
+        if not item.virtual or item.value is None:
+            return expr.load(item.buffer, index)
+        return at(item, item.value, index)
+
+
+def at(item: Lowered, value: Expr, index: Sequence[Expr]) -> Expr:
+    """`value`, given at the item's own axes, at another index."""
+    mapping: dict[Expr, Expr] = {
+        a: i for a, i in zip(item.index, index, strict=True) if isinstance(a, Axis) and a is not i
+    }
+    return expr.substitute(value, mapping) if mapping else value
+
+
+class _Clusters:
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self.list: list[Cluster] = []
+        self.home: dict[Buffer, Cluster] = {}
+
+    def place(self, item: Lowered) -> None:
+        value = item.value
+        if value is None or item.node.op.effect:
+            cluster = self._new(item, host=True)
+        else:
+            reads = {x.buffer for x in loads(value)}
+            cluster = None
+            if not is_contraction(value, item.axes):
+                cluster = self._find(item, value, reads)
+            if cluster is None:
+                cluster = self._new(item, contraction=is_contraction(value, item.axes))
+            cluster.axes = max(cluster.axes, item.axes, key=len)
+            cluster.values[item.buffer] = self._inline(cluster, value)
+            cluster.reads |= reads
+        cluster.members.append(item)
+        self.home[item.buffer] = cluster
+
+    def _new(self, item: Lowered, contraction: bool = False, host: bool = False) -> Cluster:
+        cluster = Cluster(len(self.list), item.axes, contraction, host)
+        self.list.append(cluster)
+        return cluster
+
+    def _find(self, item: Lowered, value: Expr, reads: set[Buffer]) -> Cluster | None:
+        """The latest cluster that may take `item`: one that it reads from, or a sibling."""
+        after = max((self.home[b].order for b in reads if b in self.home), default=-1)
+        for cluster in reversed(self.list[max(after, 0) :]):
+            related = cluster.order == after or not reads.isdisjoint(cluster.reads)
+            if related and self.admits(cluster, item, value):
+                return cluster
+        return None
+
+    def admits(self, cluster: Cluster, item: Lowered, value: Expr) -> bool:
+        """Whether fusing `item` into `cluster` is worth it."""
+        if cluster.host or cluster.contraction and item.axes != cluster.axes:
+            return False
+        shared = min(len(cluster.axes), len(item.axes))
+        if cluster.axes[:shared] != item.axes[:shared]:
+            return False
+        if shared == 0 and (cluster.axes or item.axes) and max(cluster.size, _size(item)) > SERIAL:
+            return False
+        if not cluster.axes and item.axes:  # a scalar's readers do not share its loop
+            return False
+        costs = self.lowering.costs
+        for load in loads(value):
+            inner = cluster.values.get(load.buffer)
+            if inner is None:
+                continue
+            source = self.lowering.producer[load.buffer]
+            if cost(inner, costs)[1] > DEPTH:
+                return False
+            if load.index == source.index:
+                continue
+            if cluster.contraction:
+                return False
+            prefix = load.index[: len(item.axes)]
+            hoisted = all(i in item.axes or isinstance(i, Const) for i in prefix) and load.axes < set(
+                item.axes
+            )
+            if not hoisted and cost(inner, costs)[0] > RECOMPUTE:
+                return False
+        return True
+
+    def _inline(self, cluster: Cluster, value: Expr) -> Expr:
+        producer = self.lowering.producer
+        mapping: dict[Expr, Expr] = {}
+        for load in loads(value):
+            inner = cluster.values.get(load.buffer)
+            if inner is not None:
+                mapping[load] = at(producer[load.buffer], inner, load.index)
+        return expr.substitute(value, mapping) if mapping else value
+
+
+def _size(item: Lowered) -> int:
+    return math.prod(a.extent for a in item.axes)
+
+
+def lower(graph: Graph) -> tuple[list[Step], Lowering]:
+    """The steps that compute `graph`, in an order that respects data and effects."""
+    lowering = Lowering(graph)
+    clusters = _Clusters(lowering)
+    for node in lowering.nodes:
+        item = lowering.lowered[node]
+        if node.op is not PARAM and (not item.virtual or node in lowering.stored):
+            clusters.place(item)
+    needed = _needed(lowering, clusters)
+    steps: list[Step] = []
+    for cluster in clusters.list:
+        if cluster.host:
+            node = cluster.members[0].node
+            inputs = [lowering.lowered[n].buffer for n in node.inputs]
+            steps.append(HostCall(node, inputs, cluster.members[0].buffer))
+        else:
+            steps.append(_kernel(cluster, needed))
+    return steps, lowering
+
+
+def _needed(lowering: Lowering, clusters: _Clusters) -> set[Buffer]:
+    """Buffers that someone outside their own cluster reads."""
+    needed = {lowering.lowered[n].buffer for n in lowering.stored}
+    for cluster in clusters.list:
+        for value in cluster.values.values():
+            needed.update(x.buffer for x in loads(value))
+    return needed
+
+
+def _kernel(cluster: Cluster, needed: set[Buffer]) -> Kernel:
+    stores: list[Store] = []
+    nodes: list[Node] = []
+    for item in cluster.members:
+        nodes.append(item.node)
+        if item.buffer in needed:
+            offset = expr.ravel(item.index, item.buffer.spec.shape)
+            value = flat(cluster.values[item.buffer])
+            stores.append(Store(item.buffer, offset, value, len(item.axes)))
+    kernel = Kernel(f"k{cluster.order}", cluster.axes, stores, None, nodes)
+    _collapse_reductions(kernel)
+    collapse(kernel)
+    if cluster.contraction:
+        recognise(kernel)
+    return kernel
+
+
+def _collapse_reductions(kernel: Kernel) -> None:
+    mapping: dict[Expr, Expr] = {}
+    for e in walk([s.value for s in kernel.stores]):
+        if isinstance(e, Reduce) and len(e.bound) > 1:
+            new = collapse_reduce(e)
+            if new is not e:
+                mapping[e] = new
+    if mapping:
+        for s in kernel.stores:
+            s.value = expr.substitute(s.value, mapping)

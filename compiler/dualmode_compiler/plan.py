@@ -1,0 +1,265 @@
+"""Where every buffer lives: parameters, outputs and states in place, all else in one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+
+from .expr import Buffer, Load
+from .graph import PARAM, Graph, Node
+from .loops import Copy, HostCall, Kernel, Step, walk
+from .lower import Lowering
+
+ALIGN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`kind` is "param", "output" or "const" with its number, or "arena" with a byte offset."""
+
+    kind: str
+    at: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """Steps in their final order, and the place of every buffer that they touch.
+
+    Attributes:
+        arena: bytes of scratch memory, the largest sum of what is alive at once.
+        constants: arrays that "const" places stand for.
+    """
+
+    steps: list[Step]
+    places: dict[Buffer, Place]
+    arena: int
+    constants: list[Buffer] = field(default_factory=list)
+
+
+def plan(graph: Graph, steps: list[Step], lowering: Lowering) -> Plan:
+    order = _Order(steps)
+    places = _Places(graph, lowering, order).assign()
+    constants = list(lowering.constants)
+    places.update((b, Place("const", k)) for k, b in enumerate(constants))
+    final = order.sort()
+    arena = _arena(final, places)
+    return Plan(final, places, arena, constants)
+
+
+class _Order:
+    """A partial order of steps: data first, then what in-place updates ask for."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = list(steps)
+        self.after: list[set[int]] = [set() for _ in steps]  # step -> steps that must follow
+        self.writer: dict[Buffer, int] = {}
+        self.readers: dict[Buffer, list[int]] = {}
+        for k, step in enumerate(steps):
+            for b in step.writes():
+                self.writer[b] = k
+        for k, step in enumerate(steps):
+            self._link(k, step)
+        effects = [k for k, s in enumerate(steps) if isinstance(s, HostCall) and s.node.op.effect]
+        effects.sort(key=lambda k: steps[k].node.uid)  # type: ignore[union-attr]
+        for a, b in zip(effects, effects[1:], strict=False):
+            self.after[a].add(b)
+
+    def _link(self, k: int, step: Step) -> None:
+        for b in step.reads():
+            self.readers.setdefault(b, []).append(k)
+            if b in self.writer and self.writer[b] != k:
+                self.after[self.writer[b]].add(k)
+
+    def append(self, step: Step, before: Iterable[int] = ()) -> None:
+        """Add `step` after its data and after the steps `before`."""
+        k = len(self.steps)
+        self.steps.append(step)
+        self.after.append(set())
+        self._link(k, step)
+        for b in before:
+            self.after[b].add(k)
+
+    def reaches(self, a: int, b: int) -> bool:
+        seen, stack = {a}, [a]
+        while stack:
+            k = stack.pop()
+            if k == b:
+                return True
+            stack.extend(self.after[k] - seen)
+            seen |= self.after[k]
+        return False
+
+    def sort(self) -> list[Step]:
+        waiting = [0] * len(self.steps)
+        for follow in self.after:
+            for k in follow:
+                waiting[k] += 1
+        ready = [k for k, n in enumerate(waiting) if n == 0]
+        heapify(ready)
+        out: list[Step] = []
+        while ready:
+            k = heappop(ready)
+            out.append(self.steps[k])
+            for f in self.after[k]:
+                waiting[f] -= 1
+                if waiting[f] == 0:
+                    heappush(ready, f)
+        assert len(out) == len(self.steps), "the steps depend on each other in a circle"
+        return out
+
+
+def same_element(kernel: Kernel, source: Buffer, target: Buffer) -> bool:
+    """True if `kernel` reads `source` only at the element of `target` that it is about to store."""
+    c = kernel.contraction
+    if c is not None and source in (c.a[0], c.b[0]):
+        return False
+    offsets = {(s.offset, s.depth) for s in kernel.stores if s.buffer is target}
+    if len(offsets) != 1:
+        return False
+    ((offset, depth),) = offsets
+    if depth != len(kernel.axes):
+        return False
+    for s in kernel.stores:
+        for e in walk([s.value]):
+            if isinstance(e, Load) and e.buffer is source and e.index[0] is not offset:
+                return False
+    return True
+
+
+class _Places:
+    """Where results go: each output and each state's new value, without a copy where it can be."""
+
+    def __init__(self, graph: Graph, lowering: Lowering, order: _Order) -> None:
+        self.graph, self.lowering, self.order = graph, lowering, order
+        self.states = {k for k, node in graph.updates if node is not graph.params[k]}
+        self.places: dict[Buffer, Place] = {}
+        self.params = [self._param(k, node) for k, node in enumerate(graph.params)]
+        self.snapshots: list[tuple[int, int]] = []  # (state, step that reads its old value)
+        self.overwrites: dict[int, int] = {}  # state -> step that stores its new value
+
+    def _param(self, k: int, node: Node) -> Buffer:
+        known = self.lowering.lowered.get(node)
+        buffer = known.buffer if known else Buffer(f"p{k}", node.spec)
+        self.places[buffer] = Place("param", k)
+        return buffer
+
+    def assign(self) -> dict[Buffer, Place]:
+        late = [(k, n) for k, n in self.graph.updates if k in self.states and not self._direct(k, n)]
+        for k, node in late:
+            self._copy_update(k, self.lowering.lowered[node].buffer)
+        for k, node in enumerate(self.graph.outputs):
+            self._output(k, node)
+        for state, reader in self.snapshots:
+            self.order.after[reader].add(self.overwrites[state])
+        return self.places
+
+    def _direct(self, k: int, node: Node) -> bool:
+        """Store the new value over the old one, if every reader of that can come before."""
+        order, state, value = self.order, self.params[k], self.lowering.lowered[node].buffer
+        if value in self.places or value not in order.writer:
+            return False
+        writer = order.writer[value]
+        step = order.steps[writer]
+        if not isinstance(step, Kernel) or not same_element(step, state, value):
+            return False
+        readers = [r for r in order.readers.get(state, ()) if r != writer]
+        if any(order.reaches(writer, r) for r in readers):
+            return False
+        for r in readers:
+            order.after[r].add(writer)
+        self.places[value] = self.places[state]
+        self.overwrites[k] = writer
+        return True
+
+    def _copy_update(self, k: int, value: Buffer) -> None:
+        """Copy the new value over the old one once nobody reads that any more."""
+        order, place = self.order, self.places.get(value)
+        if place and place.kind == "param" and place.at in self.states and value in self.params:
+            saved = Buffer(f"s{k}", value.spec)
+            order.append(Copy(value, saved))
+            self.snapshots.append((place.at, len(order.steps) - 1))
+            value = saved
+        state = self.params[k]
+        order.append(Copy(value, state), before=order.readers.get(state, ()))
+        self.overwrites[k] = len(order.steps) - 1
+
+    def _output(self, k: int, node: Node) -> None:
+        value = self.lowering.lowered[node].buffer
+        if value not in self.places:
+            self.places[value] = Place("output", k)
+            return
+        target = Buffer(f"o{k}", node.spec)
+        self.places[target] = Place("output", k)
+        self.order.append(Copy(value, target))
+        place = self.places[value]
+        if node.op is PARAM and place.at in self.states:
+            self.snapshots.append((place.at, len(self.order.steps) - 1))
+
+
+def _arena(steps: list[Step], places: dict[Buffer, Place]) -> int:
+    """Give the buffers without a place offsets in the arena; returns its size."""
+    last: dict[Buffer, int] = {}
+    for k, step in enumerate(steps):
+        for b in (*step.reads(), *step.writes()):
+            last[b] = k
+    free: list[tuple[int, int]] = []  # (offset, size), in order of offset
+    size = 0
+    held: dict[Buffer, tuple[int, int]] = {}
+    for k, step in enumerate(steps):
+        for b in step.writes():
+            if b in places:
+                continue
+            block = _reuse(step, b, k, last, held)
+            if block is None:
+                block, size = _take(free, _aligned(b), size)
+            held[b] = block
+            places[b] = Place("arena", block[0])
+        for b in [b for b in held if last[b] == k]:
+            _release(free, held.pop(b))
+    return size
+
+
+def _aligned(b: Buffer) -> int:
+    return max(-(-b.spec.nbytes // ALIGN) * ALIGN, ALIGN)
+
+
+def _reuse(
+    step: Step, b: Buffer, k: int, last: dict[Buffer, int], held: dict[Buffer, tuple[int, int]]
+) -> tuple[int, int] | None:
+    """The block of an operand that dies here and is read only where `b` is stored."""
+    if not isinstance(step, Kernel):
+        return None
+    for source in step.reads():
+        fits = source in held and last[source] == k and held[source][1] == _aligned(b)
+        if fits and source.spec.nbytes == b.spec.nbytes and same_element(step, source, b):
+            return held.pop(source)
+    return None
+
+
+def _take(free: list[tuple[int, int]], need: int, size: int) -> tuple[tuple[int, int], int]:
+    """Best fit, or the end of the arena (growing a free block there)."""
+    fitting = [f for f in free if f[1] >= need]
+    if fitting:
+        offset, length = best = min(fitting, key=lambda f: f[1])
+        free.remove(best)
+        if length > need:
+            free.append((offset + need, length - need))
+            free.sort()
+        return (offset, need), size
+    if free and sum(free[-1]) == size:
+        offset, _ = free.pop()
+        return (offset, need), offset + need
+    return (size, need), size + need
+
+
+def _release(free: list[tuple[int, int]], block: tuple[int, int]) -> None:
+    free.append(block)
+    free.sort()
+    merged: list[tuple[int, int]] = []
+    for offset, length in free:
+        if merged and sum(merged[-1]) == offset:
+            merged[-1] = (merged[-1][0], merged[-1][1] + length)
+        else:
+            merged.append((offset, length))
+    free[:] = merged

@@ -1,0 +1,276 @@
+"""Generated code of the native entry, first half: arguments and states into the table.
+
+`entry_text` says what holds for all of it.
+"""
+
+from __future__ import annotations
+
+from ..spec import float32, float64, int64
+from .entry_records import WEAK, Api, Call, Slot, element, field, get, put
+from .layout import ALIGNED, CONTIGUOUS, OWNS_DATA, WRITEABLE, Array, Descr, Float, Object
+
+_FITS = f"""
+; the ndarray in %object if it is what %slot says, else null
+define internal ptr @fitting(ptr %object, ptr %slot, ptr %api) {{
+  %null = icmp eq ptr %object, null
+  br i1 %null, label %no, label %typed
+typed:
+  {get("%type", Object, "%object", "type")}
+  {get("%tensor", Api, "%api", "tensor")}
+  %wrapped = icmp eq ptr %type, %tensor
+  br i1 %wrapped, label %unwrap, label %bare
+unwrap:
+  {get("%offset", Api, "%api", "tensor_slot")}
+  %distance = ptrtoint ptr %offset to i64
+  %value.at = getelementptr i8, ptr %object, i64 %distance
+  %value = load ptr, ptr %value.at
+  %empty = icmp eq ptr %value, null
+  br i1 %empty, label %no, label %inside
+inside:
+  {get("%value.type", Object, "%value", "type")}
+  br label %bare
+bare:
+  %array = phi ptr [ %object, %typed ], [ %value, %inside ]
+  %class = phi ptr [ %type, %typed ], [ %value.type, %inside ]
+  {get("%ndarray", Api, "%api", "ndarray")}
+  %exact = icmp eq ptr %class, %ndarray
+  br i1 %exact, label %dtype, label %no
+dtype:
+  {get("%descr", Array, "%array", "descr")}
+  {get("%want.descr", Slot, "%slot", "descr")}
+  %same = icmp eq ptr %descr, %want.descr
+  br i1 %same, label %geometry, label %equal
+equal:
+  {get("%num", Descr, "%descr", "type_num")}
+  {get("%want.num", Slot, "%slot", "type_num")}
+  {get("%order", Descr, "%descr", "byteorder")}
+  %same.num = icmp eq i32 %num, %want.num
+  %native = icmp eq i8 %order, {ord("=")}
+  %orderless = icmp eq i8 %order, {ord("|")}
+  %readable = or i1 %native, %orderless
+  %usable = and i1 %same.num, %readable
+  br i1 %usable, label %geometry, label %no
+geometry:
+  {get("%flags", Array, "%array", "flags")}
+  {get("%ndim", Array, "%array", "ndim")}
+  {get("%want.ndim", Slot, "%slot", "ndim")}
+  {get("%dims", Array, "%array", "dims")}
+  {get("%want.dims", Slot, "%slot", "dims")}
+  %needed = and i32 %flags, {CONTIGUOUS | ALIGNED}
+  %dense = icmp eq i32 %needed, {CONTIGUOUS | ALIGNED}
+  %same.ndim = icmp eq i32 %ndim, %want.ndim
+  %so.far = and i1 %dense, %same.ndim
+  br i1 %so.far, label %head, label %no
+head:
+  %k = phi i32 [ 0, %geometry ], [ %k.next, %axis ]
+  %k.next = add i32 %k, 1
+  %done = icmp eq i32 %k, %ndim
+  br i1 %done, label %yes, label %axis
+axis:
+  %dim.at = getelementptr i64, ptr %dims, i32 %k
+  %dim = load i64, ptr %dim.at
+  %want.dim.at = getelementptr i64, ptr %want.dims, i32 %k
+  %want.dim = load i64, ptr %want.dim.at
+  %same.dim = icmp eq i64 %dim, %want.dim
+  br i1 %same.dim, label %head, label %no
+yes:
+  ret ptr %array
+no:
+  ret ptr null
+}}
+"""
+
+_NUMBER = f"""
+; stores the Python number %object in %slot as its mode says; false if it is not such a number
+define internal i1 @number(ptr %object, ptr %slot, i64 %mode, ptr %call, ptr %api) {{
+  {get("%type", Object, "%object", "type")}
+  %place = {field(Slot, "%slot", "place")}
+  %floating = icmp ule i64 %mode, {WEAK[float32]}
+  br i1 %floating, label %float, label %int
+float:
+  {get("%float.type", Api, "%api", "float")}
+  %is.float = icmp eq ptr %type, %float.type
+  br i1 %is.float, label %double, label %no
+double:
+  %value.at = {field(Float, "%object", "value")}
+  %value = load double, ptr %value.at
+  %wide = icmp eq i64 %mode, {WEAK[float64]}
+  br i1 %wide, label %store.double, label %store.single
+store.double:
+  store double %value, ptr %place
+  ret i1 true
+store.single:
+  %single = fptrunc double %value to float
+  store float %single, ptr %place
+  ret i1 true
+int:
+  {get("%int.type", Api, "%api", "int")}
+  %is.int = icmp eq ptr %type, %int.type
+  br i1 %is.int, label %long, label %no
+long:
+  {get("%as_long", Api, "%api", "as_long")}
+  %overflow.at = {field(Call, "%call", "overflow")}
+  %whole = call i64 %as_long(ptr %object, ptr %overflow.at)
+  %overflow = load i32, ptr %overflow.at
+  %held = icmp eq i32 %overflow, 0
+  br i1 %held, label %width, label %no
+width:
+  %is.wide = icmp eq i64 %mode, {WEAK[int64]}
+  %half = trunc i64 %whole to i32
+  %back = sext i32 %half to i64
+  %narrow = icmp eq i64 %back, %whole
+  %fits = or i1 %is.wide, %narrow
+  br i1 %fits, label %store.whole, label %no
+store.whole:
+  store i64 %whole, ptr %place  ; little-endian: its low half is the int32
+  ret i1 true
+no:
+  ret i1 false
+}}
+"""
+
+_INPUTS = f"""
+define internal i1 @bind_inputs(ptr %call, ptr %args, ptr %api) {{
+  {get("%count", Call, "%call", "input_count")}
+  {get("%slots", Call, "%call", "inputs")}
+  {get("%table", Call, "%call", "table")}
+  br label %head
+head:
+  %i = phi i64 [ 0, %0 ], [ %i.next, %next ]
+  %i.next = add i64 %i, 1
+  %done = icmp eq i64 %i, %count
+  br i1 %done, label %yes, label %body
+body:
+  {element("%slot", "%slots", "%i")}
+  %arg.at = getelementptr ptr, ptr %args, i64 %i
+  %arg = load ptr, ptr %arg.at
+  {get("%mode", Slot, "%slot", "mode")}
+  %array = icmp eq i64 %mode, 0
+  br i1 %array, label %strong, label %weak
+strong:
+  %found = call ptr @fitting(ptr %arg, ptr %slot, ptr %api)
+  %unfit = icmp eq ptr %found, null
+  br i1 %unfit, label %no, label %data
+data:
+  {get("%pointer", Array, "%found", "data")}
+  br label %next
+weak:
+  %stored = call i1 @number(ptr %arg, ptr %slot, i64 %mode, ptr %call, ptr %api)
+  %place = {field(Slot, "%slot", "place")}
+  br i1 %stored, label %next, label %no
+next:
+  %value = phi ptr [ %pointer, %data ], [ %place, %weak ]
+  %entry.at = getelementptr ptr, ptr %table, i64 %i
+  store ptr %value, ptr %entry.at
+  br label %head
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}}
+"""
+
+_STATES = f"""
+; 0, or 1 when a state does not fit, or 2 with an exception set
+define internal i32 @bind_states(ptr %call, ptr %api) {{
+  {get("%count", Call, "%call", "state_count")}
+  {get("%slots", Call, "%call", "states")}
+  {get("%start", Call, "%call", "table")}
+  {get("%offset", Call, "%call", "input_count")}
+  {get("%incref", Api, "%api", "incref")}
+  %table = getelementptr ptr, ptr %start, i64 %offset
+  br label %head
+head:
+  %i = phi i64 [ 0, %0 ], [ %i.next, %bind ]
+  %i.next = add i64 %i, 1
+  %done = icmp eq i64 %i, %count
+  br i1 %done, label %bound, label %body
+body:
+  {element("%slot", "%slots", "%i")}
+  {get("%place", Slot, "%slot", "place")}
+  %tensor.at = inttoptr i64 %place to ptr
+  %tensor = load ptr, ptr %tensor.at
+  %array = call ptr @fitting(ptr %tensor, ptr %slot, ptr %api)
+  %unfit = icmp eq ptr %array, null
+  br i1 %unfit, label %miss, label %fits
+fits:
+  {get("%written", Slot, "%slot", "mode")}
+  %read.only = icmp eq i64 %written, 0
+  br i1 %read.only, label %hold, label %shared
+shared:
+  {get("%tensor.count", Object, "%tensor", "refcount")}
+  {get("%array.count", Object, "%array", "refcount")}
+  {get("%flags", Array, "%array", "flags")}
+  %kept = and i32 %flags, {OWNS_DATA | WRITEABLE}
+  %own.tensor = icmp eq i32 %tensor.count, 1
+  %own.array = icmp eq i32 %array.count, 1
+  %own.data = icmp eq i32 %kept, {OWNS_DATA | WRITEABLE}
+  %own.both = and i1 %own.tensor, %own.array
+  %own = and i1 %own.both, %own.data
+  br i1 %own, label %hold, label %replace
+replace:
+  %copy = call ptr @detach(ptr %tensor.at, ptr %array, ptr %api)
+  %failed = icmp eq ptr %copy, null
+  br i1 %failed, label %error, label %bind
+hold:
+  call void %incref(ptr %array)
+  br label %bind
+bind:
+  %use = phi ptr [ %array, %hold ], [ %copy, %replace ]
+  {get("%data", Array, "%use", "data")}
+  %entry.at = getelementptr ptr, ptr %table, i64 %i
+  store ptr %data, ptr %entry.at
+  {put(Slot, "%slot", "held", "%use")}
+  br label %head
+bound:
+  ret i32 0
+miss:
+  ret i32 1
+error:
+  ret i32 2
+}}
+
+; gives the variable a copy of its value that nobody else holds, and the caller a reference to
+; the copy; null with an exception set
+define internal ptr @detach(ptr %tensor.at, ptr %array, ptr %api) {{
+  {get("%copy_array", Api, "%api", "copy_array")}
+  %copy = call ptr %copy_array(ptr %array, i32 0)
+  %failed = icmp eq ptr %copy, null
+  br i1 %failed, label %error, label %wrap
+wrap:
+  %tensor = call ptr @wrapped(ptr %copy, ptr %api)
+  %unwrapped = icmp eq ptr %tensor, null
+  br i1 %unwrapped, label %error, label %swap
+swap:
+  {get("%incref", Api, "%api", "incref")}
+  {get("%decref", Api, "%api", "decref")}
+  call void %incref(ptr %copy)
+  %old = load ptr, ptr %tensor.at
+  store ptr %tensor, ptr %tensor.at
+  call void %decref(ptr %old)
+  ret ptr %copy
+error:
+  ret ptr null
+}}
+
+; a new tensor that takes over the reference to %array; null with an exception set
+define internal ptr @wrapped(ptr %array, ptr %api) {{
+  {get("%alloc", Api, "%api", "alloc")}
+  {get("%class", Api, "%api", "tensor")}
+  %tensor = call ptr %alloc(ptr %class, i64 0)
+  %failed = icmp eq ptr %tensor, null
+  br i1 %failed, label %drop, label %fill
+fill:
+  {get("%offset", Api, "%api", "tensor_slot")}
+  %distance = ptrtoint ptr %offset to i64
+  %value.at = getelementptr i8, ptr %tensor, i64 %distance
+  store ptr %array, ptr %value.at
+  ret ptr %tensor
+drop:
+  {get("%decref", Api, "%api", "decref")}
+  call void %decref(ptr %array)
+  ret ptr null
+}}
+"""
+
+BIND = _FITS + _NUMBER + _INPUTS + _STATES

@@ -1,0 +1,107 @@
+"""The records that an entry and its generated code share, and how the code's text reads them."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p
+from typing import Any
+
+from ..spec import float32, float64, int32, int64
+
+WEAK = {float64: 1, float32: 2, int64: 3, int32: 4}
+"""How a Python number is stored for an input of this type; 0 is an array."""
+
+
+class Api(Structure):
+    """Objects and functions of the interpreter, of NumPy and of the engine."""
+
+    _fields_ = [
+        (name, c_void_p)
+        for name in (
+            *("tensor", "tensor_slot", "ndarray", "float", "int", "none", "miss"),
+            *("incref", "decref", "new_array", "copy_array", "alloc", "thread"),
+            *("release_gil", "take_gil", "new_tuple", "set_item", "from_long", "as_long", "call"),
+        )
+    ]
+
+
+class Slot(Structure):
+    """One input, state or output.
+
+    Attributes:
+        descr, type_num, ndim, dims: the array it must be, or is made as.
+        mode: of an input, its entry in `WEAK`; of a state, whether it is written.
+        place: of a weak input, its value; of a state, where the variable holds its tensor.
+        held: the reference that the call owns: a state's array or an output's tensor.
+    """
+
+    _fields_ = [
+        ("descr", c_void_p),
+        ("type_num", c_int32),
+        ("ndim", c_int32),
+        ("dims", POINTER(c_int64)),
+        ("mode", c_int64),
+        ("place", c_int64),
+        ("held", c_void_p),
+    ]
+
+
+class Call(Structure):
+    """What the generated function knows of one entry.
+
+    Attributes:
+        table: the pointers that `run` gets: inputs, states, outputs, then fixed ones.
+        owner: the thread that is using `table`, or 0.
+        overflow: where the interpreter reports that an int is too large.
+        fail: Python callable that raises for a return code of `run`.
+    """
+
+    keep: Any
+    owner: int
+    __hash__ = object.__hash__
+    _fields_ = [
+        ("api", POINTER(Api)),
+        ("run", c_void_p),
+        ("table", POINTER(c_void_p)),
+        ("inputs", POINTER(Slot)),
+        ("states", POINTER(Slot)),
+        ("outputs", POINTER(Slot)),
+        ("input_count", c_int64),
+        ("state_count", c_int64),
+        ("output_count", c_int64),
+        ("release_gil", c_int32),
+        ("tuple", c_int32),
+        ("owner", c_int64),
+        ("overflow", c_int64),
+        ("fail", c_void_p),
+    ]
+
+
+_LLVM = {c_int32: "i32", c_int64: "i64", ctypes.c_char: "i8"}
+
+
+def field(structure: type[Structure], pointer: str, name: str) -> str:
+    offset = getattr(structure, name).offset
+    return f"getelementptr i8, ptr {pointer}, i64 {offset}"
+
+
+def llvm_type(structure: type[Structure], name: str) -> str:
+    return _LLVM.get(dict(structure._fields_)[name], "ptr")  # pyright: ignore
+
+
+def get(result: str, structure: type[Structure], pointer: str, name: str) -> str:
+    """`%result = pointer->name`"""
+    return f"""{result}.at = {field(structure, pointer, name)}
+  {result} = load {llvm_type(structure, name)}, ptr {result}.at"""
+
+
+def put(structure: type[Structure], pointer: str, name: str, value: str) -> str:
+    """`pointer->name = value`; once per structure, field and function."""
+    at = f"%to.{structure.__name__}.{name}"
+    return f"""{at} = {field(structure, pointer, name)}
+  store {llvm_type(structure, name)} {value}, ptr {at}"""
+
+
+def element(result: str, pointer: str, index: str) -> str:
+    """`%result = &pointer[index]` for slots."""
+    return f"{result} = getelementptr [{ctypes.sizeof(Slot)} x i8], ptr {pointer}, i64 {index}"

@@ -1,0 +1,402 @@
+"""A pool of worker threads in generated code: no C extension, no interpreter on its path.
+
+Generated code calls `void dm_pool_run(ptr fn, ptr ctx, i64 chunks)`, which calls
+`void fn(ptr ctx, i64 chunk)` for every chunk and returns when all are done. One 64-bit ticket holds
+the job's generation (high half) and its next chunk; workers and the caller claim chunks by
+compare-and-swap, so a claim can only succeed for the job it was read from. The caller waits for
+chunks, not for workers: one that sleeps or was preempted before its claim delays nobody. A second
+caller, or a call from inside a chunk, runs its chunks by itself.
+
+Idle workers spin for some tens of microseconds, then sleep on a futex. Threads start at the first
+job, and again at the first one after a fork. Where there is no futex, jobs run serially.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import math
+import os
+import platform
+import sys
+import threading
+from pathlib import Path
+
+from . import jit
+
+MOST_THREADS = 256
+# Turns of the wait loop before a worker sleeps; a turn is 10 to 140 cycles, by CPU.
+SPINS = 1000
+# Turns before a caller that waits for the last chunks yields its core to whoever holds them.
+YIELD_AFTER = 2000
+
+_SYSCALL_FUTEX = {"x86_64": 202, "aarch64": 98}
+_PAUSE = {"x86_64": "@llvm.x86.sse2.pause()", "aarch64": "@llvm.aarch64.hint(i32 1)"}
+
+_SERIAL_LOOP = """
+define internal void @serial(ptr %f, ptr %x, i64 %n) nounwind {
+entry:
+  br label %check
+check:
+  %i = phi i64 [ 0, %entry ], [ %j, %call ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %call, label %done
+call:
+  call void %f(ptr %x, i64 %i)
+  %j = add i64 %i, 1
+  br label %check
+done:
+  ret void
+}
+"""
+
+_SERIAL = """
+define void @dm_pool_run(ptr %f, ptr %x, i64 %n) nounwind {
+  call void @serial(ptr %f, ptr %x, i64 %n)
+  ret void
+}
+define void @dm_pool_resize(i64 %workers) {
+  ret void
+}
+define void @dm_pool_reset() {
+  ret void
+}
+"""
+
+# What every thread reads while it waits shares a cache line; what each finisher writes has its own.
+_THREADED = """
+@ticket = internal global i64 0, align 128
+@chunks = internal global i64 0
+@fn = internal global ptr null
+@ctx = internal global ptr null
+@signal = internal global i32 0
+@stop = internal global i32 0
+@unfinished = internal global i64 0, align 128
+@busy = internal global i64 0, align 128
+@sleepers = internal global i64 0
+@wanted = internal global i64 0
+@started = internal global i64 0
+@threads = internal global [{most} x i64] zeroinitializer
+
+declare i64 @syscall(i64, ...)
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_join(i64, ptr)
+declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @sigfillset(ptr)
+declare i32 @sched_yield()
+
+; Run one chunk of the current job; false if none is left. A ticket read with the chunk count or the
+; function of a later job is refused by the exchange: the ticket changes before they do.
+define internal i1 @claim() nounwind {{
+entry:
+  br label %read
+read:
+  %t = load atomic i64, ptr @ticket seq_cst, align 8
+  %n = load atomic i64, ptr @chunks acquire, align 8
+  %f = load atomic ptr, ptr @fn monotonic, align 8
+  %x = load atomic ptr, ptr @ctx monotonic, align 8
+  %chunk = and i64 %t, 4294967295
+  %left = icmp ult i64 %chunk, %n
+  br i1 %left, label %take, label %none
+take:
+  %u = add i64 %t, 1
+  %pair = cmpxchg ptr @ticket, i64 %t, i64 %u seq_cst seq_cst
+  %mine = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %mine, label %run, label %read
+run:
+  call void %f(ptr %x, i64 %chunk)
+  %old = atomicrmw sub ptr @unfinished, i64 1 seq_cst
+  ret i1 true
+none:
+  ret i1 false
+}}
+
+define internal void @wake() nounwind {{
+  %one = atomicrmw add ptr @signal, i32 1 seq_cst
+  %s = load atomic i64, ptr @sleepers seq_cst, align 8
+  %asleep = icmp ne i64 %s, 0
+  br i1 %asleep, label %call, label %done
+call:
+  %w = call i64 (i64, ...) @syscall(i64 {futex}, ptr @signal, i32 129, i32 2147483647)
+  br label %done
+done:
+  ret void
+}}
+
+; Signals are left to the threads that Python knows.
+define internal ptr @worker(ptr %arg) nounwind {{
+entry:
+  %signals = alloca [128 x i8], align 16
+  %e0 = call i32 @sigfillset(ptr %signals)
+  %e1 = call i32 @pthread_sigmask(i32 2, ptr %signals, ptr null)
+  br label %look
+look:
+  %turns = phi i64 [ 0, %entry ], [ 0, %try ], [ %next, %pause ], [ 0, %sleep ]
+  %seen = load atomic i32, ptr @signal seq_cst, align 4
+  %over = load atomic i32, ptr @stop seq_cst, align 4
+  %go = icmp eq i32 %over, 0
+  br i1 %go, label %try, label %end
+try:
+  %did = call i1 @claim()
+  br i1 %did, label %look, label %idle
+idle:
+  %next = add i64 %turns, 1
+  %tired = icmp ugt i64 %next, {spins}
+  br i1 %tired, label %sleep, label %pause
+pause:
+  call void {pause}
+  br label %look
+sleep:
+  %s0 = atomicrmw add ptr @sleepers, i64 1 seq_cst
+  %w = call i64 (i64, ...) @syscall(i64 {futex}, ptr @signal, i32 128, i32 %seen, ptr null)
+  %s1 = atomicrmw sub ptr @sleepers, i64 1 seq_cst
+  br label %look
+end:
+  ret ptr null
+}}
+
+; Start the threads that are missing; where the system gives no more, do with those there are.
+define internal void @start() nounwind {{
+entry:
+  %first = load i64, ptr @started
+  %want = load i64, ptr @wanted
+  br label %check
+check:
+  %i = phi i64 [ %first, %entry ], [ %j, %made ]
+  %more = icmp ult i64 %i, %want
+  br i1 %more, label %make, label %done
+make:
+  %slot = getelementptr i64, ptr @threads, i64 %i
+  %e = call i32 @pthread_create(ptr %slot, ptr null, ptr @worker, ptr null)
+  %ok = icmp eq i32 %e, 0
+  br i1 %ok, label %made, label %refused
+made:
+  %j = add i64 %i, 1
+  store i64 %j, ptr @started
+  br label %check
+refused:
+  store i64 %i, ptr @wanted
+  br label %done
+done:
+  ret void
+}}
+
+define void @dm_pool_run(ptr %f, ptr %x, i64 %n) nounwind {{
+entry:
+  %want = load atomic i64, ptr @wanted monotonic, align 8
+  %alone = icmp eq i64 %want, 0
+  %few = icmp slt i64 %n, 2
+  %many = icmp sgt i64 %n, 4294967295
+  %odd = or i1 %few, %many
+  %no = or i1 %alone, %odd
+  br i1 %no, label %serial, label %lock
+lock:
+  %pair = cmpxchg ptr @busy, i64 0, i64 1 seq_cst seq_cst
+  %mine = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %mine, label %publish, label %serial
+publish:
+  call void @start()
+  store atomic i64 0, ptr @chunks seq_cst, align 8
+  store atomic i64 %n, ptr @unfinished monotonic, align 8
+  %t = load atomic i64, ptr @ticket monotonic, align 8
+  %generation = and i64 %t, -4294967296
+  %new = add i64 %generation, 4294967296
+  store atomic i64 %new, ptr @ticket seq_cst, align 8
+  store atomic ptr %f, ptr @fn monotonic, align 8
+  store atomic ptr %x, ptr @ctx monotonic, align 8
+  store atomic i64 %n, ptr @chunks seq_cst, align 8
+  call void @wake()
+  br label %help
+help:
+  %did = call i1 @claim()
+  br i1 %did, label %help, label %wait
+wait:
+  %turns = phi i64 [ 0, %help ], [ %next, %pause ], [ 0, %yield ]
+  %left = load atomic i64, ptr @unfinished seq_cst, align 8
+  %done = icmp eq i64 %left, 0
+  br i1 %done, label %unlock, label %idle
+idle:
+  %next = add i64 %turns, 1
+  %tired = icmp ugt i64 %next, {yield_after}
+  br i1 %tired, label %yield, label %pause
+pause:
+  call void {pause}
+  br label %wait
+yield:
+  %y = call i32 @sched_yield()
+  br label %wait
+unlock:
+  store atomic i64 0, ptr @busy seq_cst, align 8
+  ret void
+serial:
+  call void @serial(ptr %f, ptr %x, i64 %n)
+  ret void
+}}
+
+; Join all workers; later jobs start `workers` of them.
+define void @dm_pool_resize(i64 %workers) nounwind {{
+entry:
+  br label %lock
+lock:
+  %pair = cmpxchg ptr @busy, i64 0, i64 1 seq_cst seq_cst
+  %mine = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %mine, label %stop, label %yield
+yield:
+  %y = call i32 @sched_yield()
+  br label %lock
+stop:
+  store atomic i32 1, ptr @stop seq_cst, align 4
+  call void @wake()
+  %n = load i64, ptr @started
+  br label %check
+check:
+  %i = phi i64 [ 0, %stop ], [ %j, %join ]
+  %more = icmp ult i64 %i, %n
+  br i1 %more, label %join, label %done
+join:
+  %slot = getelementptr i64, ptr @threads, i64 %i
+  %id = load i64, ptr %slot
+  %e = call i32 @pthread_join(i64 %id, ptr null)
+  %j = add i64 %i, 1
+  br label %check
+done:
+  store i64 0, ptr @started
+  store atomic i64 %workers, ptr @wanted seq_cst, align 8
+  store atomic i32 0, ptr @stop seq_cst, align 4
+  store atomic i64 0, ptr @busy seq_cst, align 8
+  ret void
+}}
+
+; In the child of a fork: the threads are gone, whatever they held with them.
+define void @dm_pool_reset() nounwind {{
+  store atomic i64 0, ptr @chunks seq_cst, align 8
+  store atomic i64 0, ptr @sleepers seq_cst, align 8
+  store atomic i32 0, ptr @stop seq_cst, align 4
+  store i64 0, ptr @started
+  store atomic i64 0, ptr @busy seq_cst, align 8
+  ret void
+}}
+"""
+
+
+def _text() -> str:
+    machine = platform.machine()
+    if not sys.platform.startswith("linux") or machine not in _PAUSE:
+        return _SERIAL_LOOP + _SERIAL
+    return _SERIAL_LOOP + _THREADED.format(
+        most=MOST_THREADS,
+        spins=SPINS,
+        yield_after=YIELD_AFTER,
+        futex=_SYSCALL_FUTEX[machine],
+        pause=_PAUSE[machine],
+    )
+
+
+class _Pool:
+    """The process's pool: its machine code, built at first use, and its size."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.library: jit.Library | None = None
+        self.threads: int | None = None
+
+    def build(self) -> jit.Library:
+        with self.lock:
+            if self.library is None:
+                names = ["dm_pool_run", "dm_pool_resize", "dm_pool_reset"]
+                self.library = jit.load(jit.compile_text(_text()), names)
+                self._resize(self.library)
+                atexit.register(shutdown)
+            return self.library
+
+    def _resize(self, library: jit.Library) -> None:
+        # CFUNCTYPE lets go of the GIL: a chunk that a worker still runs may call Python.
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+        prototype(library["dm_pool_resize"])(num_threads() - 1)
+
+    def resize(self) -> None:
+        with self.lock:
+            if self.library is not None:
+                self._resize(self.library)
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()
+        if self.library is not None:
+            jit.function(self.library["dm_pool_reset"], None)()
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.after_fork)
+
+
+def symbols() -> dict[str, int]:
+    """Addresses for generated code to import: `dm_pool_run`."""
+    return {"dm_pool_run": _pool.build()["dm_pool_run"]}
+
+
+def num_threads() -> int:
+    """Threads that a job may use, the caller among them.
+
+    Set by `set_threads`, else by the environment's DUALMODE_NUM_THREADS, else the number of cores.
+    """
+    if _pool.threads is None:
+        _pool.threads = _default()
+    return _pool.threads
+
+
+def set_threads(n: int) -> None:
+    """Use `n` threads (the caller and n - 1 workers) from the next job on.
+
+    Waits for a job that runs now. Results do not depend on `n`.
+
+    Raises:
+        ValueError: `n` is less than 1.
+    """
+    if n < 1:
+        raise ValueError(f"set_threads: the number of threads must be at least 1, got {n}")
+    _pool.threads = min(int(n), MOST_THREADS)
+    _pool.resize()
+
+
+def shutdown() -> None:
+    """Stop and join the workers. A later job starts them again."""
+    _pool.resize()
+
+
+def _default() -> int:
+    text = os.environ.get("DUALMODE_NUM_THREADS")
+    if text is None:
+        return min(cores(), MOST_THREADS)
+    try:
+        n = int(text)
+    except ValueError:
+        n = 0
+    if n < 1:
+        raise ValueError(f"DUALMODE_NUM_THREADS must be a whole number of at least 1, got {text!r}")
+    return min(n, MOST_THREADS)
+
+
+def cores() -> int:
+    """Whole cores that this process may use, by affinity and by cgroup quota; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        n = len(os.sched_getaffinity(0))
+    else:
+        n = os.cpu_count() or 1
+    return max(1, math.floor(min(n, _quota())))
+
+
+def _quota() -> float:
+    """Cores that the cgroup grants (version 2, then 1), or infinity."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        pass
+    try:
+        root = Path("/sys/fs/cgroup/cpu")
+        granted = int((root / "cpu.cfs_quota_us").read_text())
+        period = int((root / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return math.inf
+    return granted / period if granted > 0 else math.inf

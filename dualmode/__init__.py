@@ -1,0 +1,208 @@
+"""dualmode: one op set, two modes. Import as `import dualmode as dm`.
+
+The same code runs eagerly or, under `@dm.function`, compiled. The main namespace follows the Python
+array API standard (2024.12); the rest has TensorFlow 2's and Keras' names.
+"""
+
+from __future__ import annotations
+
+from builtins import bool as _bool
+from importlib import import_module as _import_module
+from math import e, inf, nan, pi
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from dualmode_compiler.spec import (
+    DType,
+    bfloat16,
+    bool_,
+    complex64,
+    complex128,
+    dtype,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+
+from . import config, errors
+from .eager import Eager as _Eager
+from .op import state as _state
+from .ops.creation import (
+    arange,
+    asarray,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    meshgrid,
+    ones,
+    ones_like,
+    tri,
+    tril,
+    triu,
+    zeros,
+    zeros_like,
+)
+from .ops.effects import print_ as print
+from .ops.elementwise import (
+    abs,
+    add,
+    clip,
+    divide,
+    floor_divide,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    positive,
+    pow,
+    remainder,
+    sign,
+    square,
+    subtract,
+)
+from .ops.indexing import (
+    gather,
+    nonzero,
+    one_hot,
+    take,
+    take_along_axis,
+)
+from .ops.joining import concat, repeat, roll, split, stack, tile, unstack
+from .ops.linalg import matmul, outer, tensordot, vecdot
+from .ops.logic import (
+    astype,
+    bitwise_and,
+    bitwise_invert,
+    bitwise_left_shift,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    cast,
+    equal,
+    greater,
+    greater_equal,
+    identity,
+    isfinite,
+    isinf,
+    isnan,
+    less,
+    less_equal,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    not_equal,
+    stop_gradient,
+    where,
+)
+from .ops.math import (
+    atan,
+    atan2,
+    ceil,
+    cos,
+    cosh,
+    erf,
+    exp,
+    expm1,
+    floor,
+    gelu,
+    leaky_relu,
+    log,
+    log1p,
+    log2,
+    log10,
+    reciprocal,
+    relu,
+    round,
+    rsqrt,
+    sigmoid,
+    silu,
+    sin,
+    sinh,
+    softplus,
+    sqrt,
+    tan,
+    tanh,
+    trunc,
+)
+from .ops.reduction import (
+    all,
+    any,
+    argmax,
+    argmin,
+    max,
+    mean,
+    min,
+    prod,
+    std,
+    sum,
+    var,
+)
+from .ops.shape import (
+    broadcast_arrays,
+    broadcast_to,
+    expand_dims,
+    flatten,
+    flip,
+    matrix_transpose,
+    moveaxis,
+    pad,
+    permute_dims,
+    reshape,
+    squeeze,
+    swapaxes,
+    transpose,
+)
+from .tape import GradientTape
+from .tensor import Tensor
+from .variable import Variable
+
+if _TYPE_CHECKING:
+    from . import data, datasets, debugging, losses, metrics, nn, optim, random, train
+    from .function import function, run_functions_eagerly
+    from .signature import TensorSpec
+
+bool = bool_
+constant = tensor = asarray
+newaxis = None
+power = pow
+
+# modules and names that are imported when they are first used, to keep `import dualmode` short
+_LAZY_MODULES = frozenset(
+    ("data", "datasets", "debugging", "losses", "metrics", "nn", "optim", "random", "train")
+)
+_LAZY_NAMES = {
+    "TensorSpec": "signature",
+    "function": "function",
+    "init_scope": "tracer",
+    "run_functions_eagerly": "function",
+}
+
+
+def executing_eagerly() -> _bool:
+    """True where ops are computed at once, False inside a function that is being traced."""
+    return isinstance(_state.mode, _Eager)
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY_MODULES:
+        return _import_module(f".{name}", __name__)
+    if name in _LAZY_NAMES:
+        value = getattr(_import_module(f".{_LAZY_NAMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+errors.install_hook()

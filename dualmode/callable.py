@@ -1,0 +1,268 @@
+"""A graph as a differentiable function of tensors.
+
+Called eagerly it runs compiled; called inside a trace its nodes are replayed there; called under a
+tape it is recorded as one entry, whose gradient is again such a function: so to every order.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from dualmode_compiler.graph import CONST, PARAM, Graph, Node
+from dualmode_compiler.interpret import Interpreter
+
+from . import op
+from .op import Op, state
+from .tape import GradientTape
+from .tensor import Tensor
+from .tracer import Tracer, current_tracer
+
+Array = np.ndarray[Any, Any]
+lock = threading.RLock()  # one trace or compilation at a time
+
+
+class Runnable(Protocol):
+    """What a backend makes of a graph."""
+
+    def run(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]: ...
+
+
+def compile_graph(graph: Graph, name: str) -> Any:
+    """The executable of `graph`; `DUALMODE_BACKEND=interpret` runs its nodes one by one instead."""
+    if os.environ.get("DUALMODE_BACKEND") == "interpret":
+        return Interpreter(graph)
+    from dualmode_compiler import driver
+
+    return driver.compile(graph, name=name)
+
+
+class GraphFunction:
+    """`graph` as a function of one tensor per parameter.
+
+    Its results are the graph's outputs, then the new values of its updated states.
+    """
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self.graph = graph
+        self.name = name
+        self._executable: Any = None
+        self._pullbacks: dict[tuple[bool, ...], _Pullback] = {}
+
+    @property
+    def results(self) -> list[Node]:
+        return [*self.graph.outputs, *(n for _, n in self.graph.updates)]
+
+    @property
+    def executable(self) -> Any:
+        """What the backend made of the graph, at the first request."""
+        if self._executable is None:
+            with lock:
+                if self._executable is None:
+                    self._executable = compile_graph(self.graph, self.name)
+        return self._executable
+
+    def __call__(self, args: Sequence[Tensor]) -> list[Tensor]:
+        if current_tracer() is not None:
+            values = replay(self.graph, args)
+            return [values[n] for n in self.results]
+        if state.tapes and any(x.dtype.is_inexact for x in args):
+            return self._record(args)
+        return self._run(args)
+
+    def _run(self, args: Sequence[Tensor]) -> list[Tensor]:
+        outputs, states = self.executable.run([x._value for x in args])
+        return [Tensor._wrap(a) for a in (*outputs, *states)]
+
+    # --- gradients ----------------------------------------------------------------------------------
+
+    def _record(self, args: Sequence[Tensor]) -> list[Tensor]:
+        forward = self._forward
+        results = forward._run(args)
+
+        def vjp(grads: list[Tensor | None]) -> list[Tensor | None]:
+            return forward._pull_back(args, results, grads)
+
+        for tape in state.tapes:
+            tape.record_call(args, results, vjp)  # type: ignore[attr-defined]
+        return self._own_results(results)
+
+    def _own_results(self, results: list[Tensor]) -> list[Tensor]:
+        """Without the residuals that `_forward` adds behind the outputs."""
+        outputs, states = len(self.graph.outputs), len(self.graph.updates)
+        return results[:outputs] + results[len(results) - states :]
+
+    @cached_property
+    def _forward(self) -> GraphFunction:
+        """This function with further outputs: the values that its first-order gradient needs."""
+        graph = self.graph
+        with lock:
+            gradient = _Gradient(graph, [n.spec.dtype.is_inexact for n in self.results])
+        known = set(graph.outputs)
+        residuals = [n for n in gradient.residuals() if n not in known]
+        if not residuals:
+            return self
+        return GraphFunction(
+            Graph(
+                params=graph.params,
+                outputs=[*graph.outputs, *residuals],
+                updates=graph.updates,
+                effects=graph.effects,
+            ),
+            self.name,
+        )
+
+    def _pull_back(
+        self, args: Sequence[Tensor], results: list[Tensor], grads: list[Tensor | None]
+    ) -> list[Tensor | None]:
+        given = tuple(
+            g is not None and y.dtype.is_inexact for g, y in zip(grads, results, strict=True)
+        )
+        pullback = self._pullbacks.get(given)
+        if pullback is None:
+            with lock:
+                pullback = self._pullbacks[given] = _Pullback(self, given)
+        return pullback(args, results, grads)
+
+
+class _Gradient:
+    """The gradient of a graph's results, traced over a copy of its nodes.
+
+    Attributes:
+        given: which results have a gradient.
+        cotangents: nodes for the gradients of those results.
+        grads: nodes for the gradients of the parameters, None where there is none.
+        image: for each node of the graph, its copy in the trace.
+    """
+
+    def __init__(self, graph: Graph, given: Sequence[bool]) -> None:
+        results = [*graph.outputs, *(n for _, n in graph.updates)]
+        tracer = Tracer()
+        with op.mode(tracer):
+            params = [tracer.param(n.spec) for n in graph.params]
+            sources = [x for x in params if x.dtype.is_inexact]
+            with GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                values = replay(graph, params)
+            targets = [values[n] for n, g in zip(results, given, strict=True) if g]
+            forward = set(values[n]._value for n in values)
+            seeds = [tracer.param(t.spec) for t in targets]
+            found = tape.gradient(targets, sources, output_gradients=seeds)
+            tracer.close()
+        by_source = {id(x): g for x, g in zip(sources, found, strict=True)}
+        self.cotangents: list[Node] = [x._value for x in seeds]
+        self.grads: list[Node | None] = [
+            None if g is None else tracer.node(g) for g in map(by_source.get, map(id, params))
+        ]
+        self.image: dict[Node, Node] = {n: x._value for n, x in values.items()}
+        self._forward = forward
+
+    def residuals(self) -> list[Node]:
+        """The graph's nodes, other than parameters and constants, that the gradients read."""
+        origin = {image: n for n, image in self.image.items()}
+        roots = [g for g in self.grads if g is not None]
+        read: dict[Node, None] = {}
+        seen: set[Node] = set()
+        stack = roots[::-1]
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node in self._forward:
+                read[node] = None
+            else:
+                stack.extend(node.inputs[::-1])
+        return [origin[n] for n in read if n.op is not PARAM and n.op is not CONST]
+
+
+class _Pullback:
+    """Gradients of a function's parameters from those of some of its results.
+
+    What is not among parameters and results is computed again.
+    """
+
+    def __init__(self, function: GraphFunction, given: tuple[bool, ...]) -> None:
+        graph, results = function.graph, function.results
+        gradient = _Gradient(graph, given)
+        image = gradient.image
+        # a node may be several results, and a result may be a parameter: the first place counts
+        places: dict[Node, int] = {}
+        for k, node in enumerate([*graph.params, *results]):
+            if node.op is not CONST:
+                places.setdefault(image[node], k)
+        roots = [g for g in gradient.grads if g is not None]
+        backward, used = extract(roots, [*gradient.cotangents, *places])
+        self._given = given
+        self._sources = [g is not None for g in gradient.grads]
+        self._cotangents = [used.index(c) if c in used else -1 for c in gradient.cotangents]
+        self._function = GraphFunction(backward, f"gradient of {function.name}")
+        index = {node: k for k, node in enumerate(gradient.cotangents)}
+        count = len(gradient.cotangents)
+        self._feeds = [index[n] if n in index else count + places[n] for n in used]
+
+    def __call__(
+        self, args: Sequence[Tensor], results: list[Tensor], grads: list[Tensor | None]
+    ) -> list[Tensor | None]:
+        cotangents = [g for g, used in zip(grads, self._given, strict=True) if used]
+        values: list[Any] = [*cotangents, *args, *results]
+        found = iter(self._function([values[k] for k in self._feeds]))
+        return [next(found) if some else None for some in self._sources]
+
+
+def extract(roots: Sequence[Node], inputs: Sequence[Node]) -> tuple[Graph, list[Node]]:
+    """A graph that computes `roots` from `inputs`, and the inputs that it takes, in order."""
+    graph = Graph()
+    stop = set(inputs)
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(n, False) for n in reversed(roots)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            if node not in stop:
+                stack.extend((n, False) for n in reversed(node.inputs))
+    used = [n for n in inputs if n in seen]
+    copies = {n: graph.param(n.spec) for n in used}
+    for node in order:
+        if node not in copies:
+            inner = [copies[n] for n in node.inputs]
+            copies[node] = (
+                graph.const(node.attr("value"))
+                if node.op is CONST
+                else graph.add(node.op, inner, node.attrs, node.site, node.spec)
+            )
+    graph.outputs = [copies[n] for n in roots]
+    return graph, used
+
+
+def replay(graph: Graph, args: Sequence[Tensor]) -> dict[Node, Tensor]:
+    """Execute the nodes of `graph` in the current mode; the tensor of each node."""
+    tracer = current_tracer()
+    saved = tracer.site if tracer else None
+    values: dict[Node, Tensor] = dict(zip(graph.params, args, strict=True))
+    try:
+        for node in sorted(graph.nodes(), key=lambda n: n.uid):
+            if node in values:
+                continue
+            if node.op is CONST:
+                value = node.attr("value")
+                values[node] = tracer.literal(value) if tracer else Tensor._wrap(value.array)
+                continue
+            if tracer:
+                tracer.site = node.site
+            assert isinstance(node.op, Op)
+            values[node] = node.op(*(values[n] for n in node.inputs), **dict(node.attrs))
+    finally:
+        if tracer:
+            tracer.site = saved
+    return values

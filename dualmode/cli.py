@@ -1,0 +1,57 @@
+"""The command `dualmode`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's own). Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="dualmode", description="A tensor engine with one op set and two modes."
+    )
+    parser.add_argument("--version", action="version", version=f"dualmode {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    demo = commands.add_parser("demo", help="train two models in both modes and compare them")
+    demo.add_argument("--quick", action="store_true", help="fewer epochs")
+    demo.add_argument("--plot", metavar="FILE.png", help="draw the loss curves to this file")
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    return _demo(args.quick, args.plot)
+
+
+def _demo(quick: bool, plot: str | None) -> int:
+    from . import demo
+
+    problem = None if plot is None else _cannot_plot(plot)
+    if problem is not None:
+        print(f"dualmode demo: {problem}", file=sys.stderr)
+        return 1
+    demo.main(quick, plot)
+    return 0
+
+
+def _cannot_plot(path: str) -> str | None:
+    """Why no plot can be written, asked before the training rather than after it."""
+    if find_spec("matplotlib") is None:
+        return "--plot needs matplotlib: pip install matplotlib"
+    directory = os.path.dirname(path) or "."
+    return None if os.path.isdir(directory) else f"--plot: there is no directory {directory}"
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dualmode")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

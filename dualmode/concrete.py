@@ -1,0 +1,223 @@
+"""One trace of a function: the graph for one signature, bound to what the trace captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.runtime.layout import MISS, Layout
+from dualmode_compiler.spec import Spec, default
+
+from . import op, tree
+from .callable import GraphFunction, lock
+from .op import convert, state
+from .ops.logic import CAST
+from .signature import Arguments, Key, number_value
+from .tensor import Tensor
+from .tracer import Need, Tracer, current_tracer
+from .variable import Variable
+
+LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """The place of a traced result among a graph's outputs."""
+
+    index: int
+
+
+@dataclass
+class Result:
+    """What a traced function returns: traced tensors, and values that are the same on each call."""
+
+    form: Any = None
+    leaves: list[Any] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, value: Any, tracer: Tracer) -> Result:
+        leaves, form = tree.flatten(value)
+        found = cls(form)
+        for x in leaves:
+            if isinstance(x, Variable):
+                x = x.read_value()
+            if isinstance(x, Tensor) and isinstance(x._value, Node):
+                if x.weak:
+                    x = CAST(x, dtype=default(x.dtype))
+                found.nodes.append(tracer.node(x))
+                x = _Output(len(found.nodes) - 1)
+            found.leaves.append(x)
+        return found
+
+    @property
+    def single(self) -> bool:
+        """True where the result is one traced tensor and nothing around it."""
+        return len(self.leaves) == 1 and self.form.is_leaf() and len(self.nodes) == 1
+
+    def build(self, outputs: Sequence[Any]) -> Any:
+        """The result for these values of the traced tensors."""
+        if self.single:
+            return outputs[0]
+        leaves = [outputs[x.index] if isinstance(x, _Output) else x for x in self.leaves]
+        return tree.unflatten(self.form, leaves)
+
+
+class ConcreteFunction:
+    """A function traced for one signature; call it with arguments of that signature.
+
+    Attributes:
+        name: the function's.
+        graph: the traced computation. Its first parameters are the traced arguments.
+        key: the signature.
+        needs: why the values of some Python numbers are part of the signature, by their position
+            among the arguments.
+        creates: True where variables were made while tracing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Arguments,
+        key: Key,
+        call: Callable[..., Any],
+        leaves: Sequence[Any],
+        needs: dict[int, Need],
+        creates: bool,
+    ) -> None:
+        """Trace `call` with `leaves` in the place of its arguments.
+
+        Args:
+            needs: filled while tracing.
+            creates: whether the function may make variables.
+        """
+        self.name = name
+        self._arguments = arguments
+        known = [k for k, _ in key.values]
+        traced = [
+            k for k, x in enumerate(key.leaves) if isinstance(x, Spec) and k not in known
+        ]
+        tracer = Tracer(state.mode, creates, needs)
+        inputs = list(leaves)
+        for k in known:
+            inputs[k] = number_value(inputs[k])
+        for k in traced:
+            spec = key.leaves[k]
+            assert isinstance(spec, Spec)
+            inputs[k] = tracer.number(spec, k, leaves[k]) if spec.weak else tracer.param(spec)
+        nodes = [inputs[k]._value for k in traced]
+        with op.mode(tracer):
+            args, kwargs = tree.unflatten(key.form, inputs)
+            self._result = Result.of(call(*args, **kwargs), tracer)
+            self.graph: Graph = tracer.finish(self._result.nodes)
+        self.needs = needs
+        self.key = key.given(sorted({*known, *self.needs}), leaves)
+        for k in self.needs:
+            value = number_value(leaves[k])
+            node = nodes[traced.index(k)]
+            tracer.constants.append((node.attr("index"), np.asarray(value, node.spec.dtype.numpy)))
+        # the arguments that runs are given, and the parameters of the graph that they are
+        self._traced = [k for k in traced if k not in self.needs]
+        self._params = [nodes[traced.index(k)].attr("index") for k in self._traced]
+        self._states = tracer.states
+        self._constants = tracer.constants
+        self.captures = tracer.captures
+        self.creates = bool(tracer.created)
+        self._function = GraphFunction(self.graph, name)
+        self._entry: Any = None
+
+    @property
+    def variables(self) -> list[Variable]:
+        """The variables that the function reads or changes."""
+        return [v for _, v in self._states]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with arguments of this signature.
+
+        Raises:
+            TypeError: the arguments are of another signature.
+        """
+        leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
+        found = Key.of(form, leaves).given((k for k, _ in self.key.values), leaves)
+        if found != self.key:
+            raise TypeError(
+                f"{self.name}: traced for ({self._arguments.describe(self.key)}), "
+                f"called with ({self._arguments.describe(found)}); "
+                "call the function itself to trace it for other arguments"
+            )
+        return self.run(leaves)
+
+    def run(self, leaves: Sequence[Any]) -> Any:
+        """Run with these leaves of the arguments, which are of this signature."""
+        inputs = [leaves[k] for k in self._traced]
+        if not state.tapes and current_tracer() is None:
+            entry = self.entry
+            if entry is not None:
+                out = entry.call(*inputs)
+                if out is MISS:
+                    arrays = [x._value if isinstance(x, Tensor) else x for x in inputs]
+                    out = tuple(map(Tensor._wrap, entry.run(arrays)))
+                elif self._result.single:
+                    return out
+                return self._result.build(out)
+        return self._run_on_tensors(inputs)
+
+    @property
+    def entry(self) -> Any:
+        """The compiled function's entry from Python; None where the backend has none."""
+        if self._entry is None:
+            with lock:
+                executable = self._function.executable
+                if self._entry is None and hasattr(executable, "bind"):
+                    self._entry = executable.bind(
+                        LAYOUT,
+                        self._params,
+                        self._states,
+                        self._constants,
+                        "single" if self._result.single else "tuple",
+                    )
+        return self._entry
+
+    def direct(self, count: int) -> Callable[..., Any] | None:
+        """The entry's call, where it can take a call's `count` positional arguments as they are."""
+        form = self.key.form
+        if self._traced != list(range(count)) or not self._result.single:
+            return None
+        flat = form.num_nodes == count + 3  # the pair of arguments, the tuple and the dict
+        return self.entry.call if flat and self.entry is not None else None
+
+    def _run_on_tensors(self, inputs: Sequence[Any]) -> Any:
+        graph = self.graph
+        params: list[Any] = [None] * len(graph.params)
+        for k, x in zip(self._params, inputs, strict=True):
+            params[k] = _as_tensor(x, graph.params[k].spec)
+        for k, variable in self._states:
+            params[k] = variable.read_value()
+        for k, array in self._constants:
+            params[k] = Tensor._wrap(array)
+        for k, tensor in self.captures:
+            params[k] = tensor
+        results = self._function(params)
+        outputs = len(graph.outputs)
+        held = dict(self._states)
+        for (k, _), new in zip(graph.updates, results[outputs:], strict=True):
+            state.mode.assign(held[k], new)
+        return self._result.build(results[:outputs])
+
+    def __repr__(self) -> str:
+        out = ", ".join(str(n.spec) for n in self.graph.outputs)
+        return f"<dm.ConcreteFunction {self.name}({self._arguments.describe(self.key)}) -> {out}>"
+
+
+def _as_tensor(x: Any, spec: Spec) -> Tensor:
+    """A traced argument as a tensor; Python numbers keep their own precision."""
+    if not spec.weak or isinstance(x, Tensor):
+        return convert(x)
+    tracer = current_tracer()
+    if tracer is not None:
+        return tracer.weak(x, spec.dtype)
+    return Tensor._wrap(np.asarray(x, spec.dtype.numpy))

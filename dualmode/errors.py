@@ -1,0 +1,172 @@
+"""Exceptions, and the place in the user's own code that they point to.
+
+A message says what is wrong, where, and how to mend it:
+
+    matmul: inner sizes differ: float32[3,7] @ float32[4,5] (7 vs 4)
+      at train.py:12: y = x @ w
+
+Frames of the engine itself are left out of the tracebacks that the interpreter prints, unless
+`dm.config.full_tracebacks` is set.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import dualmode_compiler
+
+from . import config
+
+if TYPE_CHECKING:
+    from dualmode_compiler.graph import Node
+
+Site = tuple[str, int]
+E = TypeVar("E", bound=BaseException)
+
+_INTERNAL = tuple(
+    os.path.dirname(os.path.abspath(path)) + os.sep
+    for path in (__file__, dualmode_compiler.__file__)
+)
+
+
+def user_site() -> Site | None:
+    """(file, line) of the innermost running frame outside the engine's own packages."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_INTERNAL):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def describe_site(site: Site | None) -> str:
+    """`train.py:12: y = x @ w`; without the text where the source is not at hand."""
+    if site is None:
+        return "an unknown line"
+    file, line = site
+    text = linecache.getline(file, line).strip()
+    return f"{_short(file)}:{line}" + (f": {text}" if text else "")
+
+
+def _short(file: str) -> str:
+    """`file` as seen from the current directory, where that is shorter."""
+    try:
+        near = os.path.relpath(file)
+    except (ValueError, OSError):  # another drive, or the directory is gone
+        return file
+    return near if len(near) < len(file) and not near.startswith("..") else file
+
+
+class Error(Exception):
+    """Base of the engine's exceptions. The message ends with the user's own line.
+
+    Attributes:
+        site: the user's (file, line), or None where no frame is the user's.
+    """
+
+    site: Site | None
+
+    def __init__(self, message: str = "", site: Site | None = None) -> None:
+        super().__init__(message)
+        locate(self, site)
+
+
+class ShapeError(Error, ValueError):
+    """Shapes that do not fit each other or the operation."""
+
+
+class DTypeError(Error, TypeError):
+    """Element types that the operation does not take, or a value that is no tensor."""
+
+
+class TracedValueError(Error, TypeError):
+    """The value of a tensor is needed while its function is still being traced."""
+
+
+class OutOfRangeError(Error, IndexError):
+    """An index beyond the end of its axis."""
+
+
+class AssertionFailed(Error, AssertionError):
+    """A condition on the values of tensors that does not hold."""
+
+
+class GradientError(Error, RuntimeError):
+    """A gradient that cannot be computed: a tape used up, a target that is not differentiable."""
+
+
+class VariableError(Error, ValueError):
+    """A variable that is created or changed where or how it cannot be."""
+
+
+def locate(error: E, site: Site | None = None) -> E:
+    """`error` with the user's line added to its message, once. Returns the same object."""
+    if getattr(error, "site", None) is None:
+        site = site or user_site()
+        error.site = site  # type: ignore[attr-defined]
+        if site is not None and len(error.args) <= 1:
+            message = str(error.args[0]) if error.args else type(error).__name__
+            error.args = (f"{message}\n  at {describe_site(site)}",)
+    return error
+
+
+def traced_value_error(node: Node, use: str) -> TracedValueError:
+    """Why `use` (as in "bool()") cannot have the value of the traced tensor at `node`."""
+    spec = node.spec
+    if node.op.name == "param":
+        origin = f"is argument {node.attr('index')} of the function"
+    else:
+        origin = f"was made by {node.op.name} at {describe_site(node.site)}"
+    instead = {
+        "bool()": "use dm.where to choose between two results",
+        "numpy()": "use dm operations instead of NumPy's",
+    }.get(use, "compute with the tensor itself, its shape or its dtype")
+    return TracedValueError(
+        f"{use} needs the value of TracedTensor({spec}), which has none yet: it {origin}, "
+        "and a function is traced before it runs.\n"
+        f"  Instead, {instead}; or move this line out of the @dm.function; "
+        "or debug with dm.run_functions_eagerly(True)."
+    )
+
+
+def leaked_error(node: Node, use: str) -> TracedValueError:
+    """A traced tensor was kept and used after the trace of its function had ended."""
+    return TracedValueError(
+        f"{use}: TracedTensor({node.spec}), made by {node.op.name} at {describe_site(node.site)}, "
+        "was used outside of the function that it was traced in, where it stands for no value.\n"
+        "  Return it from the function, or assign it to a dm.Variable."
+    )
+
+
+def strip(traceback: TracebackType | None) -> TracebackType | None:
+    """`traceback` without the engine's own frames; all of it where nothing else would be left."""
+    kept: list[TracebackType] = []
+    step = traceback
+    while step is not None:
+        if not step.tb_frame.f_code.co_filename.startswith(_INTERNAL):
+            kept.append(step)
+        step = step.tb_next
+    if not kept:
+        return traceback
+    shown: TracebackType | None = None
+    for t in reversed(kept):
+        shown = TracebackType(shown, t.tb_frame, t.tb_lasti, t.tb_lineno)
+    return shown
+
+
+def install_hook() -> None:
+    """Make the interpreter print the tracebacks of located errors without the engine's frames."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+        if getattr(error, "site", None) is not None and not config.full_tracebacks:
+            tb = strip(tb)
+            error = error.with_traceback(tb)
+        previous(kind, error, tb)
+
+    sys.excepthook = hook

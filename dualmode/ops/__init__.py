@@ -1,0 +1,30 @@
+"""The op set. Each module holds the records of its ops with their public functions beside them."""
+
+from __future__ import annotations
+
+from ..op import Op
+from . import (
+    creation,
+    effects,
+    elementwise,
+    indexing,
+    joining,
+    linalg,
+    logic,
+    math,
+    parts,
+    random,
+    reduction,
+    shape,
+    softmax,
+)
+
+_MODULES = (
+    *(elementwise, logic, math, parts, reduction, softmax),
+    *(shape, joining, indexing, creation, linalg, random, effects),
+)
+
+# every op by its name, for the text form of graphs and for the tests
+OPS: dict[str, Op] = {
+    op.name: op for module in _MODULES for op in vars(module).values() if isinstance(op, Op)
+}

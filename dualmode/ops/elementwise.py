@@ -1,0 +1,386 @@
+"""Elementwise arithmetic.
+
+Functions follow the array API standard 2024.12. Operands broadcast; they promote by the standard's
+table, and Python numbers take the dtype of the tensors that they meet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dualmode_compiler import expr
+from dualmode_compiler import spec as specs
+from dualmode_compiler.expr import Expr
+from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.spec import Spec
+
+from ..op import Agreement, Op, convert, promote
+from .logic import (
+    EQUAL,
+    GREATER,
+    GREATER_EQUAL,
+    LESS,
+    LESS_EQUAL,
+    equal,
+    greater_equal,
+    logical_and,
+    logical_not,
+    where,
+)
+from .parts import conj
+from .rules import (
+    broadcasting,
+    idempotent,
+    inexacts,
+    is_const,
+    keeps,
+    neutral,
+    numeric,
+    pointwise,
+    unbroadcast,
+)
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+NUMERIC = "iufc"
+
+
+def _either(combine: Callable[[Expr, Expr], Expr], for_bool: str) -> Callable[..., Any]:
+    """A lower rule: `combine`, or the function `for_bool` where the operands are bool."""
+    return pointwise(
+        lambda a, b: expr.apply(for_bool, a, b) if a.dtype.kind == "b" else combine(a, b)
+    )
+
+
+# --- sums and products --------------------------------------------------------------------------
+
+ADD = Op(
+    "add",
+    infer=broadcasting("add"),
+    kernel=np.add,
+    vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), unbroadcast(g, y.shape)),
+    lower=_either(expr.add, for_bool="or"),
+    simplify=(neutral(0, commutes=True),),
+)
+
+
+def add(x: Any, y: Any) -> Tensor:
+    """`x + y`; of bool, whether either is true."""
+    return ADD(*promote(x, y))
+
+
+SUBTRACT = Op(
+    "subtract",
+    infer=broadcasting("subtract", NUMERIC),
+    kernel=np.subtract,
+    vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), lambda: unbroadcast(-g, y.shape)),
+    lower=pointwise(lambda a, b: a - b),
+    simplify=(neutral(0, commutes=False),),
+)
+
+
+def subtract(x: Any, y: Any) -> Tensor:
+    """`x - y`; bool counts as int32."""
+    return SUBTRACT(*numeric(x, y))
+
+
+MULTIPLY = Op(
+    "multiply",
+    infer=broadcasting("multiply"),
+    kernel=np.multiply,
+    vjp=lambda g, z, x, y: (
+        lambda: unbroadcast(g * conj(y), x.shape),
+        lambda: unbroadcast(g * conj(x), y.shape),
+    ),
+    lower=_either(expr.mul, for_bool="and"),
+    simplify=(neutral(1, commutes=True),),
+)
+
+
+def multiply(x: Any, y: Any) -> Tensor:
+    """`x * y`; of bool, whether both are true."""
+    return MULTIPLY(*promote(x, y))
+
+
+DIVIDE = Op(
+    "divide",
+    infer=broadcasting("divide", "fc"),
+    kernel=np.divide,
+    vjp=lambda g, z, x, y: (
+        lambda: unbroadcast(g / conj(y), x.shape),
+        lambda: unbroadcast(-g * conj(z / y), y.shape),
+    ),
+    lower=pointwise(lambda a, b: a / b),
+    simplify=(neutral(1, commutes=False),),
+)
+
+
+def divide(x: Any, y: Any) -> Tensor:
+    """`x / y`; integers divide as float32."""
+    return DIVIDE(*inexacts(x, y))
+
+
+def _divmod(a: Expr, b: Expr) -> tuple[Expr, Expr]:
+    """Quotient rounded to minus infinity and remainder with the sign of `b`, b != 0.
+
+    As in Python and NumPy, from fmod, which is exact: `a // b` is not `floor(a / b)` where the
+    division rounds up to an integer.
+    """
+    zero, one = expr.const(0, a.dtype), expr.const(1, a.dtype)
+    rest = expr.apply("fmod", a, b)
+    signs = expr.apply("xor", expr.apply("lt", b, zero), expr.apply("lt", rest, zero))
+    crosses = expr.apply("and", signs, expr.apply("ne", rest, zero))
+    quotient = (a - rest) / b - expr.select(crosses, one, zero)
+    floor = expr.apply("floor", quotient)
+    floor = floor + expr.select(expr.apply("gt", quotient - floor, one / 2), one, zero)
+    return floor, expr.select(crosses, rest + b, rest)
+
+
+def _floor_divide(a: Expr, b: Expr) -> Expr:
+    if a.dtype.kind != "f":
+        return a // b
+    by_zero = expr.apply("eq", b, expr.const(0, b.dtype))
+    return expr.select(by_zero, a / b, _divmod(a, b)[0])
+
+
+FLOOR_DIVIDE = Op(
+    "floor_divide",
+    infer=broadcasting("floor_divide", "iuf"),
+    kernel=np.floor_divide,
+    lower=pointwise(_floor_divide),
+)
+
+
+def floor_divide(x: Any, y: Any) -> Tensor:
+    """`x // y`, rounded to minus infinity; an integer divided by zero gives 0, as in NumPy."""
+    return FLOOR_DIVIDE(*numeric(x, y))
+
+
+REMAINDER = Op(
+    "remainder",
+    infer=broadcasting("remainder", "iuf"),
+    kernel=np.remainder,
+    vjp=lambda g, z, x, y: (
+        unbroadcast(g, x.shape),
+        lambda: unbroadcast(-g * floor_divide(x, y), y.shape),
+    ),
+    lower=pointwise(lambda a, b: _divmod(a, b)[1] if a.dtype.kind == "f" else a % b),
+)
+
+
+def remainder(x: Any, y: Any) -> Tensor:
+    """`x % y`, with the sign of `y`; an integer divided by zero leaves 0, as in NumPy."""
+    return REMAINDER(*numeric(x, y))
+
+
+# --- powers and signs ---------------------------------------------------------------------------
+
+
+def _pow_vjp(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> tuple[Any, Any]:
+    from .math import log
+
+    # at x = 0 one factor of y * x**(y-1) and of x**y * log(x) is replaced, not their product,
+    # so that no derivative of any order meets 0 * inf
+    zero = equal(x, 0)
+
+    def by_base() -> Tensor:
+        exponent = where(logical_and(zero, equal(y, 0)), 1, y - 1)
+        return unbroadcast(g * conj(y * POW(x, exponent)), x.shape)
+
+    def by_exponent() -> Tensor:
+        base = where(logical_and(zero, greater_equal(y, 0)), 1, x)
+        return unbroadcast(g * conj(z * log(base)), y.shape)
+
+    return by_base, by_exponent
+
+
+def _pow_square(node: Node, graph: Graph) -> Node | None:
+    """x ** 2 --> square(x),  x ** 1 --> x"""
+    x, y = node.inputs
+    if x.spec.shape != node.spec.shape:
+        return None
+    if is_const(y, 2):
+        return graph.add(SQUARE, (x,), site=node.site)
+    return keeps(x, node) if is_const(y, 1) else None
+
+
+POW = Op(
+    "pow",
+    infer=broadcasting("pow", NUMERIC),
+    kernel=np.power,
+    vjp=_pow_vjp,
+    lower=pointwise(lambda a, b: expr.apply("pow", a, b) if a.dtype.kind == "f" else None),
+    simplify=(_pow_square,),
+    tolerance=Agreement(ulp=4),
+)
+
+
+def pow(x: Any, y: Any) -> Tensor:
+    """`x ** y`. Integers to negative integer powers raise ValueError, as in NumPy."""
+    if type(y) is int and y == 2:
+        return square(x)
+    return POW(*numeric(x, y))
+
+
+power = pow
+
+SQUARE = Op(
+    "square",
+    infer=broadcasting("square", NUMERIC),
+    kernel=np.square,
+    vjp=lambda g, z, x: (2 * g * conj(x),),
+    lower=pointwise(lambda a: a * a),
+)
+
+
+def square(x: Any) -> Tensor:
+    """`x * x`; bool counts as int32."""
+    return SQUARE(*numeric(x))
+
+
+def _double_negative(node: Node, graph: Graph) -> Node | None:
+    """--x --> x"""
+    inner = node.inputs[0]
+    return inner.inputs[0] if inner.op is NEGATIVE else None
+
+
+NEGATIVE = Op(
+    "negative",
+    infer=broadcasting("negative", NUMERIC),
+    kernel=np.negative,
+    vjp=lambda g, z, x: (-g,),
+    lower=pointwise(lambda a: -a),
+    simplify=(_double_negative,),
+)
+
+
+def negative(x: Any) -> Tensor:
+    """`-x`; unsigned integers wrap around, bool counts as int32."""
+    return NEGATIVE(*numeric(x))
+
+
+def positive(x: Any) -> Tensor:
+    """`x` itself; bool becomes int32."""
+    return numeric(x)[0]
+
+
+def _abs_infer(x: Spec) -> Spec:
+    part = specs.complex_part(x.dtype) if x.dtype.is_complex else x.dtype
+    return Spec(x.shape, part)
+
+
+ABS = Op(
+    "abs",
+    infer=_abs_infer,
+    kernel=np.abs,
+    vjp=lambda g, z, x: (g * sign(x),),
+    lower=pointwise(lambda a: expr.apply("abs", a) if a.dtype.kind in "if" else a),
+)
+
+
+def abs(x: Any) -> Tensor:
+    """The magnitude of `x`; of a complex tensor, a floating one. The gradient at 0 is 0."""
+    return ABS(convert(x))
+
+
+def _sign(a: Expr) -> Expr:
+    one, zero = expr.const(1, a.dtype), expr.const(0, a.dtype)
+    below = a if a.dtype.kind == "u" else expr.select(expr.apply("lt", a, zero), -one, a)
+    return expr.select(expr.apply("gt", a, zero), one, below)
+
+
+SIGN = Op(
+    "sign",
+    infer=broadcasting("sign", NUMERIC),
+    kernel=np.sign,
+    lower=pointwise(_sign),
+)
+
+
+def sign(x: Any) -> Tensor:
+    """-1, 0 or 1 by the sign of `x`; NaN for NaN."""
+    return SIGN(*numeric(x))
+
+
+# --- limits -------------------------------------------------------------------------------------
+
+
+def _extreme_vjp(wins: Op) -> Callable[..., Any]:
+    """A gradient rule: all goes to the operand that wins over the other, half to each at a tie."""
+
+    def vjp(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> tuple[Any, Any]:
+        def share(a: Tensor, b: Tensor) -> Tensor:
+            return unbroadcast(where(wins(a, b), g, where(EQUAL(a, b), g * 0.5, 0)), a.shape)
+
+        return lambda: share(x, y), lambda: share(y, x)
+
+    return vjp
+
+
+MAXIMUM = Op(
+    "maximum",
+    infer=broadcasting("maximum"),
+    kernel=np.maximum,
+    vjp=_extreme_vjp(GREATER),
+    lower=_either(partial(expr.apply, "maximum"), for_bool="or"),
+    simplify=(idempotent,),
+)
+
+
+def maximum(x: Any, y: Any) -> Tensor:
+    """The larger of `x` and `y`; NaN where either is. A tie splits the gradient evenly."""
+    return MAXIMUM(*promote(x, y))
+
+
+MINIMUM = Op(
+    "minimum",
+    infer=broadcasting("minimum"),
+    kernel=np.minimum,
+    vjp=_extreme_vjp(LESS),
+    lower=_either(partial(expr.apply, "minimum"), for_bool="and"),
+    simplify=(idempotent,),
+)
+
+
+def minimum(x: Any, y: Any) -> Tensor:
+    """The smaller of `x` and `y`; NaN where either is. A tie splits the gradient evenly."""
+    return MINIMUM(*promote(x, y))
+
+
+def _clip_vjp(g: Tensor, z: Tensor, x: Tensor, low: Tensor, high: Tensor) -> tuple[Any, ...]:
+    def part(mask: Tensor, of: Tensor) -> Tensor:
+        return unbroadcast(where(mask, g, 0), of.shape)
+
+    above = GREATER(MAXIMUM(x, low), high)
+    return (
+        lambda: part(logical_and(GREATER_EQUAL(x, low), LESS_EQUAL(x, high)), x),
+        lambda: part(logical_and(LESS(x, low), logical_not(above)), low),
+        lambda: part(above, high),
+    )
+
+
+CLIP = Op(
+    "clip",
+    infer=broadcasting("clip", "iuf"),
+    kernel=lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    vjp=_clip_vjp,
+    lower=pointwise(lambda x, a, b: expr.apply("minimum", expr.apply("maximum", x, a), b)),
+)
+
+
+def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
+    """`x` limited to min .. max, where None is no limit; `max` wins where min > max.
+
+    The gradient passes to `x` inside the limits and on them, else to the limit.
+    """
+    (x,) = numeric(x)
+    info = np.iinfo(x.dtype.numpy) if x.dtype.is_integer else None
+    low = (info.min if info else -math.inf) if min is None else min
+    high = (info.max if info else math.inf) if max is None else max
+    return CLIP(*promote(x, low, high))

@@ -1,0 +1,428 @@
+"""Indexing: slices, integer arrays, boolean masks, and updates of the elements they select."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dualmode_compiler import expr
+from dualmode_compiler import spec as specs
+from dualmode_compiler.expr import Expr, Reader
+from dualmode_compiler.spec import Spec, int64
+
+from ..errors import DTypeError, OutOfRangeError, ShapeError
+from ..op import Op, convert
+from . import creation, logic, rules, shape
+from . import elementwise as ew
+from .effects import CHECK_INDICES, check_indices
+from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE, SLICE
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+Shape = tuple[int, ...]
+
+
+# --- take ---------------------------------------------------------------------------------------
+
+
+def _take_infer(x: Spec, indices: Spec, *, axis: int) -> Spec:
+    rules.require_kinds("take", "iu", indices)
+    if not 0 <= axis < x.ndim:
+        raise ShapeError(f"take: {x} has no axis {axis}")
+    return x.with_shape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+
+@shape.real
+def _take_lower(
+    i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, *, axis: int
+) -> Expr:
+    n, rank = x.spec.shape[axis], indices.spec.ndim
+    if n == 0:
+        return expr.const(0, out.dtype)
+    at = expr.cast(indices(i[axis : axis + rank]), int64)
+    negative = expr.apply("lt", at, expr.const(0, int64))
+    # indices in range are a promise of CHECK_INDICES; clamping keeps a load safe until it has run
+    at = shape.clamp(expr.select(negative, at + n, at), n)
+    return x([*i[:axis], at, *i[axis + rank :]])
+
+
+def _take_vjp(
+    g: Tensor, y: Tensor, x: Tensor, indices: Tensor, *, axis: int
+) -> tuple[Tensor, None]:
+    return SCATTER_ADD(creation.zeros_like(x), indices, g, axis=axis), None
+
+
+# indices lie in -n .. n - 1: `take` sees to it
+TAKE = Op(
+    "take",
+    infer=_take_infer,
+    kernel=lambda x, indices, axis: np.take(x, indices.astype(np.int64), axis, mode="wrap"),
+    vjp=_take_vjp,
+    lower=_take_lower,
+)
+
+
+def _in_range(indices: Any, size: int, name: str) -> Tensor:
+    """`indices` as an integer tensor; those out of range raise, in both modes alike."""
+    indices = convert(indices)
+    if not indices.dtype.is_integer:
+        raise DTypeError(f"{name}: indices are integers, got {indices.spec}")
+    if type(indices._value) is np.ndarray:
+        check_indices(indices._value, size=size, name=name)
+    else:
+        CHECK_INDICES(indices, size=size, name=name)
+    return indices
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
+    """The elements of `x` at `indices` along `axis`.
+
+    Args:
+        x: any tensor.
+        indices: integers of any shape; negative ones count from the end.
+        axis: None takes from `x` flattened.
+
+    Returns:
+        A tensor of the shape of `x`, with `axis` replaced by the axes of `indices`.
+
+    Raises:
+        OutOfRangeError (an IndexError): an index is out of range, in compiled code as well.
+        DTypeError: `indices` are no integers.
+    """
+    x = convert(x)
+    if axis is None:
+        x, axis = shape.flatten(x), 0
+    axis = rules.normalize_axes(axis, x.ndim, "take")[0]
+    return TAKE(x, _in_range(indices, x.shape[axis], "take"), axis=axis)
+
+
+def gather(params: Any, indices: Any, axis: int = 0) -> Tensor:
+    """`take` along the first axis by default, as TensorFlow's `gather`."""
+    return take(params, indices, axis)
+
+
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
+    """For each position, the element of `x` whose index along `axis` is given by `indices` there.
+
+    `indices` has the rank of `x`; sizes of the other axes are equal or 1.
+
+    Raises:
+        OutOfRangeError (an IndexError), DTypeError, ShapeError.
+    """
+    x, indices = convert(x), convert(indices)
+    axis = rules.normalize_axes(axis, x.ndim, "take_along_axis")[0]
+    if indices.ndim != x.ndim:
+        raise ShapeError(f"take_along_axis: ranks differ: {x.spec} and {indices.spec}")
+    n = x.shape[axis]
+    at = _wrapped(_in_range(indices, n, "take_along_axis"), n)
+    grid: list[Any] = list(_open_grid(x.shape))
+    grid[axis] = at
+    return TAKE(shape.flatten(x), _flat_index(grid, x.shape), axis=0)
+
+
+def _wrapped(indices: Tensor, size: int) -> Tensor:
+    """Negative indices counted from the end, in int64."""
+    at = logic.cast(indices, int64)
+    return logic.where(logic.less(at, 0), ew.add(at, size), at)
+
+
+def _open_grid(sizes: Shape) -> list[Tensor]:
+    """Positions along each axis, shaped to broadcast against each other."""
+    return [
+        RESHAPE(
+            creation.ARANGE(start=0, step=1, size=n, dtype=int64),
+            shape=tuple(n if j == k else 1 for j in range(len(sizes))),
+        )
+        for k, n in enumerate(sizes)
+    ]
+
+
+def _flat_index(indices: Sequence[Tensor], sizes: Shape) -> Tensor:
+    """The row-major position in `sizes` of the broadcast `indices`, one for each axis."""
+    flat = indices[0]
+    for at, n in zip(indices[1:], sizes[1:], strict=True):
+        flat = ew.add(ew.multiply(flat, n), at)
+    return flat
+
+
+# --- scatter ------------------------------------------------------------------------------------
+
+
+def _scatter_infer(x: Spec, indices: Spec, updates: Spec, *, axis: int) -> Spec:
+    rules.require_kinds("scatter", "iu", indices)
+    rules.require_one_dtype("scatter", x, updates)
+    wanted = _take_infer(x, indices, axis=axis)
+    if updates.shape != wanted.shape:
+        raise ShapeError(f"scatter: updates of {x} at {indices} are {wanted}, got {updates}")
+    return x
+
+
+def _where(axis: int, indices: Any) -> tuple[Any, ...]:
+    return (*(slice(None),) * axis, indices.astype(np.int64))
+
+
+def _scatter_add_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
+    out = x.copy()
+    np.add.at(out, _where(axis, indices), updates)
+    return out
+
+
+def _scatter_add_vjp(
+    g: Tensor, y: Tensor, x: Tensor, indices: Tensor, updates: Tensor, *, axis: int
+) -> tuple[Tensor, None, Tensor]:
+    return g, None, TAKE(g, indices, axis=axis)
+
+
+# `x` with `updates` added along `axis` at `indices`; equal indices add up
+SCATTER_ADD = Op(
+    "scatter_add",
+    infer=_scatter_infer,
+    kernel=_scatter_add_kernel,
+    vjp=_scatter_add_vjp,
+)
+
+
+def _scatter_set_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
+    out = x.copy()
+    out[_where(axis, indices)] = updates
+    return out
+
+
+def _scatter_set_vjp(
+    g: Tensor, y: Tensor, x: Tensor, indices: Tensor, updates: Tensor, *, axis: int
+) -> tuple[Tensor, None, Tensor]:
+    """Of updates at equal indices only the last one is in the result and has a gradient."""
+    n = indices.size
+    order = RESHAPE(creation.ARANGE(start=0, step=1, size=n, dtype=int64), shape=indices.shape)
+    writer = SCATTER_SET(creation.full(x.shape[axis], -1, int64), indices, order, axis=0)
+    last = logic.equal(TAKE(writer, indices, axis=0), order)
+    last = RESHAPE(last, shape=(*indices.shape, *(1,) * (x.ndim - axis - 1)))
+    taken = TAKE(g, indices, axis=axis)
+    zeros = creation.zeros_like(updates)
+    return SCATTER_SET(g, indices, zeros, axis=axis), None, logic.where(last, taken, zeros)
+
+
+# `x` with `updates` written along `axis` at `indices`; of equal indices the last one stays
+SCATTER_SET = Op(
+    "scatter_set",
+    infer=_scatter_infer,
+    kernel=_scatter_set_kernel,
+    vjp=_scatter_set_vjp,
+)
+
+
+# --- x[key] -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Parsed:
+    """An index taken apart: slices first, then arrays along some axes, then the final shape.
+
+    Attributes:
+        start, stop, step: for each axis of the tensor.
+        shape: of the result of the slices, with integers dropped and new axes put in.
+        arrays: integer arrays by their axis in `shape`.
+        first: True where the arrays' axes come first, because slices part them.
+    """
+
+    start: list[int]
+    stop: list[int]
+    step: list[int]
+    shape: list[int]
+    arrays: dict[int, Any]
+    first: bool = False
+
+
+def getitem(x: Any, key: Any) -> Tensor:
+    """`x[key]` by NumPy's rules.
+
+    `key` holds integers, slices, None, an ellipsis, integer arrays and boolean masks. A mask makes
+    the shape of the result depend on values, so that inside a function it must be known.
+
+    Raises:
+        OutOfRangeError (an IndexError): an index is out of range, or there are too many.
+        DTypeError: something that is no index.
+    """
+    x = convert(x)
+    parsed = _parse(x, key if isinstance(key, tuple) else (key,))
+    y = SLICE(x, start=tuple(parsed.start), stop=tuple(parsed.stop), step=tuple(parsed.step))
+    y = RESHAPE(y, shape=tuple(parsed.shape)) if y.shape != tuple(parsed.shape) else y
+    return _take_arrays(y, parsed) if parsed.arrays else y
+
+
+def _is_array(k: Any) -> bool:
+    return not (k is None or k is Ellipsis or isinstance(k, slice | int | np.integer)) or (
+        isinstance(k, bool)
+    )
+
+
+def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
+    """One entry for each axis of `x`, and the Nones between: masks and the ellipsis written out."""
+    items: list[Any] = []
+    for k in keys:
+        if isinstance(k, slice | int | EllipsisType | np.integer) or k is None:
+            items.append(k)
+            continue
+        at = convert(k)
+        if at.dtype.kind == "b":
+            items.extend(_mask(x, at, sum(i is not None and i is not Ellipsis for i in items)))
+        elif at.ndim == 0 and at.dtype.is_integer and type(at._value) is np.ndarray:
+            items.append(int(at._value))
+        else:
+            items.append(at)
+    used = sum(k is not None and k is not Ellipsis for k in items)
+    dots = sum(k is Ellipsis for k in items)
+    if used > x.ndim or dots > 1:
+        what = "more than one ellipsis" if dots > 1 else f"{used} indices"
+        raise OutOfRangeError(f"index: {what} for {x.spec}, which has {x.ndim} axes")
+    where = next((n for n, k in enumerate(items) if k is Ellipsis), len(items))
+    return [*items[:where], *[slice(None)] * (x.ndim - used), *items[where + 1 :]]
+
+
+def _mask(x: Tensor, mask: Tensor, axis: int) -> list[Tensor]:
+    """The positions of the True elements of a boolean mask over the axes from `axis` on."""
+    if mask.ndim == 0 or mask.shape != x.shape[axis : axis + mask.ndim]:
+        raise ShapeError(
+            f"index: mask {mask.spec} does not match axes {axis} to {axis + mask.ndim - 1} of "
+            f"{x.spec}"
+        )
+    return list(nonzero(mask))
+
+
+def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
+    items = _expand(x, keys)
+    advanced = any(not isinstance(k, slice | int | np.integer) and k is not None for k in items)
+    out = _Parsed([], [], [], [], {})
+    sizes = iter(x.shape)
+    runs = 0  # of neighbouring arrays
+    joined = False
+    for k in items:
+        if k is None:
+            out.shape.append(1)
+            joined = False
+            continue
+        n = next(sizes)
+        if isinstance(k, slice):
+            taken = range(*k.indices(n))
+            start, stop, step = (taken.start, taken.stop, taken.step) if taken else (0, 0, 1)
+            out.shape.append(len(taken))
+            joined = False
+        elif isinstance(k, int | np.integer) and not advanced:
+            at = _position(operator.index(k), n, len(out.start), x)
+            start, stop, step = at, at + 1, 1
+        else:  # beside arrays, an integer is an array without axes
+            out.arrays[len(out.shape)] = k
+            runs, joined = runs + (not joined), True
+            start, stop, step = 0, n, 1
+            out.shape.append(n)
+        out.start.append(start)
+        out.stop.append(stop)
+        out.step.append(step)
+    out.first = runs > 1
+    return out
+
+
+def _position(k: int, size: int, axis: int, x: Tensor) -> int:
+    if not -size <= k < size:
+        raise OutOfRangeError(f"index: {k} is out of range for axis {axis} of {x.spec}")
+    return k % size
+
+
+def _take_arrays(x: Tensor, parsed: _Parsed) -> Tensor:
+    """`x` at the arrays, which broadcast together, along their axes."""
+    axes = list(parsed.arrays)
+    arrays = [_in_range(k, x.shape[a], "index") for a, k in parsed.arrays.items()]
+    if len(axes) == 1:
+        return TAKE(x, arrays[0], axis=axes[0])
+    sizes = tuple(x.shape[a] for a in axes)
+    rest = [a for a in range(x.ndim) if a not in axes]
+    front = PERMUTE_DIMS(x, axes=(*axes, *rest))
+    tail = front.shape[len(axes) :]
+    rows = RESHAPE(front, shape=(int(np.prod(sizes)), *tail))
+    at = _flat_index([_wrapped(k, n) for k, n in zip(arrays, sizes, strict=True)], sizes)
+    y = TAKE(rows, at, axis=0)
+    if parsed.first or axes[0] == 0:
+        return y
+    lead = range(at.ndim, at.ndim + axes[0])
+    order = (*lead, *range(at.ndim), *range(at.ndim + axes[0], y.ndim))
+    return PERMUTE_DIMS(y, axes=order)
+
+
+# --- x.at[key] ----------------------------------------------------------------------------------
+
+
+class At:
+    """`x.at[key].set(v)`: the functional form of `x[key] = v`."""
+
+    __slots__ = ("_x",)
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+
+    def __getitem__(self, key: Any) -> Selected:
+        return Selected(self._x, key)
+
+
+class Selected:
+    """The elements of a tensor that an index selects."""
+
+    __slots__ = ("_key", "_x")
+
+    def __init__(self, x: Tensor, key: Any) -> None:
+        self._x = x
+        self._key = key
+
+    def set(self, values: Any) -> Tensor:
+        """The tensor with `values` (broadcast) at the index; at equal indices the last stays."""
+        return self._update(SCATTER_SET, values)
+
+    def add(self, values: Any) -> Tensor:
+        """The tensor with `values` (broadcast) added at the index; equal indices add up."""
+        return self._update(SCATTER_ADD, values)
+
+    def _update(self, scatter: Op, values: Any) -> Tensor:
+        x = self._x
+        positions = creation.ARANGE(start=0, step=1, size=x.size, dtype=int64)
+        at = getitem(RESHAPE(positions, shape=x.shape), self._key)
+        new = BROADCAST_TO(convert(values, x.dtype), shape=at.shape)
+        flat = scatter(shape.flatten(x), shape.flatten(at), shape.flatten(new), axis=0)
+        return RESHAPE(flat, shape=x.shape)
+
+
+# --- nonzero, one_hot ---------------------------------------------------------------------------
+
+
+def nonzero(x: Any) -> tuple[Tensor, ...]:
+    """The positions of the elements that are not zero: one int64 vector for each axis.
+
+    Its shape depends on values, so `x` must be known: inside a function use `where` instead.
+
+    Raises:
+        TracedValueError: `x` is traced.
+    """
+    return tuple(convert(k) for k in np.nonzero(convert(x).numpy()))
+
+
+def one_hot(indices: Any, depth: int, dtype: Any = specs.float32, axis: int = -1) -> Tensor:
+    """1 at the position that each index names and 0 elsewhere, along a new axis of size `depth`.
+
+    Args:
+        indices: integers; one that is negative or not below `depth` gives zeros only.
+        depth: number of classes.
+        dtype: of the result.
+        axis: where the result has its new axis.
+    """
+    indices = convert(indices)
+    if not indices.dtype.is_integer:
+        raise DTypeError(f"one_hot: indices are integers, got {indices.spec}")
+    axis = rules.normalize_axes(axis, indices.ndim + 1, "one_hot")[0]
+    ramp = creation.ARANGE(start=0, step=1, size=depth, dtype=int64)
+    ramp = RESHAPE(ramp, shape=(depth, *(1,) * (indices.ndim - axis)))
+    at = logic.cast(shape.expand_dims(indices, axis), int64)
+    return logic.cast(logic.equal(at, ramp), dtype)

@@ -1,0 +1,359 @@
+"""Comparison, logic, choice by a condition, and conversion: elementwise ops that do no arithmetic.
+
+Functions follow the array API standard 2024.12. Operands broadcast and promote; bool stands for a
+truth value, and logical functions take any number as "is it not zero".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dualmode_compiler import expr
+from dualmode_compiler import spec as specs
+from dualmode_compiler.expr import Expr
+from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.spec import DType, Spec
+
+from ..errors import DTypeError
+from ..op import Op, convert, promote
+from .parts import real
+from .rules import (
+    broadcast_shapes,
+    broadcasting,
+    function,
+    idempotent,
+    inexact,
+    is_const,
+    keeps,
+    numeric,
+    pointwise,
+    require_kinds,
+    require_one_dtype,
+    unbroadcast,
+)
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+
+# --- comparison ---------------------------------------------------------------------------------
+
+
+def _comparison(name: str, kernel: Callable[..., Any], function_name: str) -> Op:
+    return Op(
+        name,
+        infer=broadcasting(name, result=specs.bool_),
+        kernel=kernel,
+        lower=function(function_name),
+    )
+
+
+EQUAL = _comparison("equal", np.equal, "eq")
+NOT_EQUAL = _comparison("not_equal", np.not_equal, "ne")
+LESS = _comparison("less", np.less, "lt")
+LESS_EQUAL = _comparison("less_equal", np.less_equal, "le")
+GREATER = _comparison("greater", np.greater, "gt")
+GREATER_EQUAL = _comparison("greater_equal", np.greater_equal, "ge")
+
+
+def equal(x: Any, y: Any) -> Tensor:
+    """Whether `x == y`: bool; NaN equals nothing."""
+    return EQUAL(*promote(x, y))
+
+
+def not_equal(x: Any, y: Any) -> Tensor:
+    """Whether `x != y`: bool; NaN differs from everything."""
+    return NOT_EQUAL(*promote(x, y))
+
+
+def less(x: Any, y: Any) -> Tensor:
+    """Whether `x < y`: bool; false where either is NaN."""
+    return LESS(*promote(x, y))
+
+
+def less_equal(x: Any, y: Any) -> Tensor:
+    """Whether `x <= y`: bool; false where either is NaN."""
+    return LESS_EQUAL(*promote(x, y))
+
+
+def greater(x: Any, y: Any) -> Tensor:
+    """Whether `x > y`: bool; false where either is NaN."""
+    return GREATER(*promote(x, y))
+
+
+def greater_equal(x: Any, y: Any) -> Tensor:
+    """Whether `x >= y`: bool; false where either is NaN."""
+    return GREATER_EQUAL(*promote(x, y))
+
+
+def _floating_test(name: str, kernel: Callable[..., Any], lower: Callable[[Expr], Expr]) -> Op:
+    return Op(
+        name,
+        infer=broadcasting(name, "fc", result=specs.bool_),
+        kernel=kernel,
+        lower=pointwise(lower),
+    )
+
+
+def _size_against_infinity(relation: str) -> Callable[[Expr], Expr]:
+    return lambda a: expr.apply(relation, expr.apply("abs", a), expr.const(np.inf, a.dtype))
+
+
+ISNAN = _floating_test("isnan", np.isnan, lambda a: expr.apply("ne", a, a))
+ISINF = _floating_test("isinf", np.isinf, _size_against_infinity("eq"))
+ISFINITE = _floating_test("isfinite", np.isfinite, _size_against_infinity("lt"))
+
+
+def isnan(x: Any) -> Tensor:
+    """Whether `x` is NaN: bool."""
+    return ISNAN(inexact(x))
+
+
+def isinf(x: Any) -> Tensor:
+    """Whether `x` is plus or minus infinity: bool."""
+    return ISINF(inexact(x))
+
+
+def isfinite(x: Any) -> Tensor:
+    """Whether `x` is neither NaN nor infinite: bool."""
+    return ISFINITE(inexact(x))
+
+
+# --- logic and bits -----------------------------------------------------------------------------
+
+
+def _logical(name: str, kernel: Callable[..., Any], function_name: str, *rules: Any) -> Op:
+    return Op(
+        name,
+        infer=broadcasting(name, "b"),
+        kernel=kernel,
+        lower=function(function_name),
+        simplify=rules,
+    )
+
+
+def _truth(x: Any) -> Tensor:
+    return cast(x, specs.bool_)
+
+
+LOGICAL_AND = _logical("logical_and", np.logical_and, "and", idempotent)
+LOGICAL_OR = _logical("logical_or", np.logical_or, "or", idempotent)
+LOGICAL_XOR = _logical("logical_xor", np.logical_xor, "xor")
+LOGICAL_NOT = _logical("logical_not", np.logical_not, "not")
+
+
+def logical_and(x: Any, y: Any) -> Tensor:
+    """Whether both are true (not zero): bool."""
+    return LOGICAL_AND(_truth(x), _truth(y))
+
+
+def logical_or(x: Any, y: Any) -> Tensor:
+    """Whether either is true (not zero): bool."""
+    return LOGICAL_OR(_truth(x), _truth(y))
+
+
+def logical_xor(x: Any, y: Any) -> Tensor:
+    """Whether exactly one is true (not zero): bool."""
+    return LOGICAL_XOR(_truth(x), _truth(y))
+
+
+def logical_not(x: Any) -> Tensor:
+    """Whether `x` is false (zero): bool."""
+    return LOGICAL_NOT(_truth(x))
+
+
+def _bitwise(name: str, kernel: Callable[..., Any], lower: Callable[..., Any], kinds: str) -> Op:
+    infer = broadcasting(name, kinds)
+    return Op(name, infer=infer, kernel=kernel, lower=lower)
+
+
+def _shift_inside(a: Expr, b: Expr) -> Expr:
+    """Whether a shift by `b` leaves any bit of `a`; the machine's own result is undefined else."""
+    inside = expr.apply("lt", b, expr.const(8 * a.dtype.itemsize, b.dtype))
+    if b.dtype.kind == "u":
+        return inside
+    return expr.apply("and", inside, expr.apply("ge", b, expr.const(0, b.dtype)))
+
+
+def _shift_left(a: Expr, b: Expr) -> Expr:
+    zero, inside = expr.const(0, a.dtype), _shift_inside(a, b)
+    return expr.select(inside, expr.apply("shl", a, expr.select(inside, b, zero)), zero)
+
+
+def _shift_right(a: Expr, b: Expr) -> Expr:
+    zero, inside = expr.const(0, a.dtype), _shift_inside(a, b)
+    if a.dtype.kind == "u":
+        return expr.select(inside, expr.apply("lshr", a, expr.select(inside, b, zero)), zero)
+    most = expr.const(8 * a.dtype.itemsize - 1, a.dtype)
+    return expr.apply("ashr", a, expr.select(inside, b, most))
+
+
+BITWISE_AND = _bitwise("bitwise_and", np.bitwise_and, function("and"), "biu")
+BITWISE_OR = _bitwise("bitwise_or", np.bitwise_or, function("or"), "biu")
+BITWISE_XOR = _bitwise("bitwise_xor", np.bitwise_xor, function("xor"), "biu")
+BITWISE_INVERT = _bitwise("bitwise_invert", np.bitwise_invert, function("not"), "biu")
+LEFT_SHIFT = _bitwise("bitwise_left_shift", np.left_shift, pointwise(_shift_left), "iu")
+RIGHT_SHIFT = _bitwise("bitwise_right_shift", np.right_shift, pointwise(_shift_right), "iu")
+
+
+def bitwise_and(x: Any, y: Any) -> Tensor:
+    """The bits that both integers (or bools) have."""
+    return BITWISE_AND(*promote(x, y))
+
+
+def bitwise_or(x: Any, y: Any) -> Tensor:
+    """The bits that either integer (or bool) has."""
+    return BITWISE_OR(*promote(x, y))
+
+
+def bitwise_xor(x: Any, y: Any) -> Tensor:
+    """The bits that exactly one of the integers (or bools) has."""
+    return BITWISE_XOR(*promote(x, y))
+
+
+def bitwise_invert(x: Any) -> Tensor:
+    """All bits of the integer (or bool) flipped."""
+    return BITWISE_INVERT(convert(x))
+
+
+def bitwise_left_shift(x: Any, y: Any) -> Tensor:
+    """`x << y`; 0 where `y` is negative or no less than the number of bits."""
+    return LEFT_SHIFT(*numeric(x, y))
+
+
+def bitwise_right_shift(x: Any, y: Any) -> Tensor:
+    """`x >> y`; only copies of the sign bit where `y` is negative or no less than the bits."""
+    return RIGHT_SHIFT(*numeric(x, y))
+
+
+# --- choice -------------------------------------------------------------------------------------
+
+
+def _where_infer(condition: Spec, x: Spec, y: Spec) -> Spec:
+    require_kinds("where", "b", condition)
+    require_one_dtype("where", x, y)
+    return Spec(broadcast_shapes("where", condition, x, y), x.dtype, x.weak and y.weak)
+
+
+def _where_decided(node: Node, graph: Graph) -> Node | None:
+    """where(True, x, y) --> x,  where(False, x, y) --> y,  where(c, x, x) --> x"""
+    condition, x, y = node.inputs
+    if x is y or is_const(condition, True):
+        return keeps(x, node)
+    return keeps(y, node) if is_const(condition, False) else None
+
+
+WHERE = Op(
+    "where",
+    infer=_where_infer,
+    kernel=np.where,
+    vjp=lambda g, z, c, x, y: (
+        None,
+        lambda: unbroadcast(where(c, g, 0), x.shape),
+        lambda: unbroadcast(where(c, 0, g), y.shape),
+    ),
+    lower=pointwise(expr.select),
+    simplify=(_where_decided,),
+)
+
+
+def where(condition: Any, x: Any, y: Any) -> Tensor:
+    """`x` where `condition` holds, else `y`. The gradient reaches only what was chosen."""
+    return WHERE(astype(condition, specs.bool_), *promote(x, y))
+
+
+# --- conversion ---------------------------------------------------------------------------------
+
+
+def _cast_infer(x: Spec, *, dtype: DType) -> Spec:
+    if x.dtype.is_complex and not dtype.is_complex:
+        raise DTypeError(f"cast: {x} to {dtype} would drop the imaginary part")
+    return Spec(x.shape, dtype)
+
+
+def _cast_kernel(x: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    if x.dtype.kind == "c" and not dtype.is_complex:
+        raise TypeError("cast: complex to real")
+    if not dtype.is_integer or x.dtype.kind in "biu":
+        return x.astype(dtype.numpy)
+    # out of range values are undefined in C and differ between machines: saturate, NaN to 0
+    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    info = np.iinfo(dtype.numpy)
+    low, high = float(info.min), float(info.max)
+    inside = (wide >= low) & (wide < high)
+    limit = np.where(wide >= high, info.max, np.where(wide < low, info.min, 0))
+    whole = np.where(inside, wide, 0).astype(dtype.numpy)
+    return np.where(inside, whole, limit.astype(dtype.numpy))
+
+
+def _cast_again(node: Node, graph: Graph) -> Node | None:
+    """cast(cast(x)) --> cast(x) where the inner cast keeps every value; to its own dtype --> x"""
+    x, dtype = node.inputs[0], node.spec.dtype
+    if x.spec is node.spec:
+        return x
+    if x.op is not CAST:
+        return None
+    first, middle = x.inputs[0].spec.dtype, x.spec.dtype
+    exact = first.kind == middle.kind and specs.promote(first, middle) is middle
+    return graph.add(CAST, x.inputs, {"dtype": dtype}, node.site) if exact else None
+
+
+def _cast_vjp(g: Tensor, z: Tensor, x: Tensor, *, dtype: DType) -> tuple[Tensor | None]:
+    if not (x.dtype.is_inexact and dtype.is_inexact):
+        return (None,)
+    return (CAST(g if x.dtype.is_complex else real(g), dtype=x.dtype),)
+
+
+CAST = Op(
+    "cast",
+    infer=_cast_infer,
+    kernel=_cast_kernel,
+    vjp=_cast_vjp,
+    lower=pointwise(lambda a, dtype: expr.cast(a, dtype)),
+    simplify=(_cast_again,),
+)
+
+
+def cast(x: Any, dtype: Any) -> Tensor:
+    """`x` as `dtype` (a DType, a name, a Python or NumPy type).
+
+    Floating to integer drops the fraction and saturates; NaN gives 0. To bool: whether x != 0.
+
+    Raises:
+        DTypeError: `x` is complex and `dtype` is not.
+    """
+    x, dtype = convert(x), specs.dtype(dtype)
+    return x if x.dtype is dtype and not x.weak else CAST(x, dtype=dtype)
+
+
+astype = cast
+
+IDENTITY = Op(
+    "identity",
+    infer=lambda x: x,
+    kernel=lambda x: x,
+    vjp=lambda g, z, x: (g,),
+    lower=lambda i, out, x: x(i),
+    simplify=(lambda node, graph: keeps(node.inputs[0], node),),
+)
+
+
+def identity(x: Any) -> Tensor:
+    """`x`."""
+    return IDENTITY(convert(x))
+
+
+STOP_GRADIENT = Op(
+    "stop_gradient",
+    infer=lambda x: x,
+    kernel=lambda x: x,
+    lower=lambda i, out, x: x(i),
+)
+
+
+def stop_gradient(x: Any) -> Tensor:
+    """`x`, through which no gradient flows back."""
+    return STOP_GRADIENT(convert(x))

@@ -1,0 +1,350 @@
+"""Elementwise functions: exponentials, trigonometry, rounding, activations.
+
+Names and results follow the array API standard 2024.12, activations the deep learning frameworks'.
+All but rounding convert integers and bool to float32. Special values (NaN, infinities, signed
+zeros) follow C99 Annex F, as NumPy does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dualmode_compiler import expr
+from dualmode_compiler.expr import Expr
+
+from ..op import Agreement, Op, convert
+from .elementwise import multiply, square
+from .errorfunction import erf_kernel
+from .logic import where
+from .parts import conj
+from .rules import (
+    broadcasting,
+    floating,
+    function,
+    in_float32,
+    inexact,
+    inexacts,
+    pointwise,
+    unbroadcast,
+)
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+Derivative = Callable[["Tensor", "Tensor"], Any]  # of the result and the argument
+
+ULP4 = Agreement(ulp=4)
+ULP8 = Agreement(ulp=8)
+
+
+def _unary(
+    name: str,
+    kernel: Callable[..., Any],
+    derivative: Derivative,
+    lower: Callable[..., Any],
+    tolerance: Agreement = ULP4,
+    kinds: str = "fc",
+) -> Op:
+    return Op(
+        name,
+        infer=broadcasting(name, kinds),
+        kernel=kernel,
+        vjp=lambda g, y, x: (g * conj(derivative(y, x)),),
+        lower=lower,
+        tolerance=tolerance,
+    )
+
+
+def _one(a: Expr) -> Expr:
+    return expr.const(1, a.dtype)
+
+
+# --- exponentials and roots ---------------------------------------------------------------------
+
+EXP = _unary("exp", np.exp, lambda y, x: y, function("exp"))
+EXPM1 = _unary("expm1", np.expm1, lambda y, x: y + 1, function("expm1"))
+LOG = _unary("log", np.log, lambda y, x: 1 / x, function("log"))
+LOG1P = _unary("log1p", np.log1p, lambda y, x: 1 / (1 + x), function("log1p"))
+
+
+def _log_to_base(base: float) -> Callable[..., Any]:
+    return pointwise(lambda a: expr.apply("log", a) * (1 / math.log(base)))
+
+
+LOG2 = _unary("log2", np.log2, lambda y, x: 1 / (x * math.log(2)), _log_to_base(2), ULP8)
+LOG10 = _unary("log10", np.log10, lambda y, x: 1 / (x * math.log(10)), _log_to_base(10), ULP8)
+SQRT = _unary("sqrt", np.sqrt, lambda y, x: 0.5 / y, function("sqrt"), Agreement())
+RSQRT = _unary(
+    "rsqrt",
+    in_float32(lambda x: 1 / np.sqrt(x)),
+    lambda y, x: -0.5 * y / x,
+    pointwise(lambda a: _one(a) / expr.apply("sqrt", a)),
+    Agreement(),
+)
+RECIPROCAL = _unary(
+    "reciprocal",
+    np.reciprocal,
+    lambda y, x: -square(y),
+    pointwise(lambda a: _one(a) / a),
+    Agreement(),
+)
+
+
+def exp(x: Any) -> Tensor:
+    """e to the power `x`."""
+    return EXP(inexact(x))
+
+
+def expm1(x: Any) -> Tensor:
+    """`exp(x) - 1`, accurate near 0."""
+    return EXPM1(inexact(x))
+
+
+def log(x: Any) -> Tensor:
+    """The natural logarithm: -inf at 0, NaN below."""
+    return LOG(inexact(x))
+
+
+def log1p(x: Any) -> Tensor:
+    """`log(1 + x)`, accurate near 0."""
+    return LOG1P(inexact(x))
+
+
+def log2(x: Any) -> Tensor:
+    """The logarithm to base 2."""
+    return LOG2(inexact(x))
+
+
+def log10(x: Any) -> Tensor:
+    """The logarithm to base 10."""
+    return LOG10(inexact(x))
+
+
+def sqrt(x: Any) -> Tensor:
+    """The square root: NaN below 0; the gradient at 0 is infinite."""
+    return SQRT(inexact(x))
+
+
+def rsqrt(x: Any) -> Tensor:
+    """`1 / sqrt(x)`."""
+    return RSQRT(inexact(x))
+
+
+def reciprocal(x: Any) -> Tensor:
+    """`1 / x`."""
+    return RECIPROCAL(inexact(x))
+
+
+# --- trigonometric and hyperbolic functions -----------------------------------------------------
+
+
+def _cosh(a: Expr) -> Expr:
+    # exp(|x|) overflows before cosh does; the square of exp(|x| / 2) does not
+    half = expr.const(0.5, a.dtype)
+    t = expr.apply("exp", expr.apply("abs", a) * half)
+    return t * half * t + half / (t * t)
+
+
+def _sinh(a: Expr) -> Expr:
+    half, size = expr.const(0.5, a.dtype), expr.apply("abs", a)
+    t = expr.apply("exp", size * half)
+    e = expr.apply("expm1", size)
+    small = half * (e + e / (e + 1))
+    large = t * half * t - half / (t * t)
+    result = expr.select(expr.apply("lt", size, _one(a)), small, large)
+    return expr.apply("copysign", result, a)
+
+
+SIN = _unary("sin", np.sin, lambda y, x: cos(x), function("sin"))
+COS = _unary("cos", np.cos, lambda y, x: -sin(x), function("cos"))
+TAN = _unary("tan", np.tan, lambda y, x: 1 + square(y), function("tan"), ULP8)
+ATAN = _unary("atan", np.arctan, lambda y, x: 1 / (1 + square(x)), function("atan"))
+SINH = _unary("sinh", np.sinh, lambda y, x: cosh(x), pointwise(_sinh), ULP8)
+COSH = _unary("cosh", np.cosh, lambda y, x: sinh(x), pointwise(_cosh), ULP8)
+TANH = _unary("tanh", np.tanh, lambda y, x: 1 - square(y), function("tanh"))
+
+
+def _atan2_vjp(g: Tensor, z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    r2 = square(x) + square(y)
+    return unbroadcast(g * (x / r2), y.shape), unbroadcast(g * (-y / r2), x.shape)
+
+
+ATAN2 = Op(
+    "atan2",
+    infer=broadcasting("atan2", "f"),
+    kernel=np.arctan2,
+    vjp=_atan2_vjp,
+    lower=function("atan2"),
+    tolerance=ULP4,
+)
+
+
+def sin(x: Any) -> Tensor:
+    """The sine of `x` radians."""
+    return SIN(inexact(x))
+
+
+def cos(x: Any) -> Tensor:
+    """The cosine of `x` radians."""
+    return COS(inexact(x))
+
+
+def tan(x: Any) -> Tensor:
+    """The tangent of `x` radians."""
+    return TAN(inexact(x))
+
+
+def atan(x: Any) -> Tensor:
+    """The inverse tangent, in radians from -pi/2 to pi/2."""
+    return ATAN(inexact(x))
+
+
+def atan2(y: Any, x: Any) -> Tensor:
+    """The angle of the point (x, y), in radians from -pi to pi. Real inputs only."""
+    return ATAN2(*inexacts(y, x))
+
+
+def sinh(x: Any) -> Tensor:
+    """The hyperbolic sine."""
+    return SINH(inexact(x))
+
+
+def cosh(x: Any) -> Tensor:
+    """The hyperbolic cosine."""
+    return COSH(inexact(x))
+
+
+def tanh(x: Any) -> Tensor:
+    """The hyperbolic tangent."""
+    return TANH(inexact(x))
+
+
+# --- rounding -----------------------------------------------------------------------------------
+
+
+def _rounding(name: str, kernel: Callable[..., Any], function_name: str) -> Op:
+    return Op(
+        name,
+        infer=broadcasting(name, "f"),
+        kernel=kernel,
+        lower=function(function_name),
+    )
+
+
+FLOOR = _rounding("floor", np.floor, "floor")
+CEIL = _rounding("ceil", np.ceil, "ceil")
+TRUNC = _rounding("trunc", np.trunc, "trunc")
+ROUND = _rounding("round", np.rint, "rint")
+
+
+def _rounded(op: Op, x: Any) -> Tensor:
+    x = convert(x)
+    return op(x) if x.dtype.is_inexact else x
+
+
+def floor(x: Any) -> Tensor:
+    """The largest integer that is no greater than `x`, in the dtype of `x`."""
+    return _rounded(FLOOR, x)
+
+
+def ceil(x: Any) -> Tensor:
+    """The smallest integer that is no less than `x`, in the dtype of `x`."""
+    return _rounded(CEIL, x)
+
+
+def trunc(x: Any) -> Tensor:
+    """`x` without its fraction, in the dtype of `x`."""
+    return _rounded(TRUNC, x)
+
+
+def round(x: Any) -> Tensor:
+    """The nearest integer, halves to the even one, in the dtype of `x`."""
+    return _rounded(ROUND, x)
+
+
+# --- activations --------------------------------------------------------------------------------
+
+
+@in_float32
+def _sigmoid_kernel(x: Array) -> Array:
+    e = np.exp(-np.abs(x))  # at most 1: no overflow on either side
+    return np.where(x < 0, e, x.dtype.type(1)) / (1 + e)
+
+
+@in_float32
+def _softplus_kernel(x: Array) -> Array:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+RELU = Op(
+    "relu",
+    infer=broadcasting("relu", "iuf"),
+    kernel=lambda x: np.maximum(x, x.dtype.type(0)),
+    vjp=lambda g, y, x: (where(x > 0, g, 0),),
+    lower=pointwise(lambda a: expr.apply("maximum", a, expr.const(0, a.dtype))),
+)
+SIGMOID = _unary(
+    "sigmoid", _sigmoid_kernel, lambda y, x: y * (1 - y), function("sigmoid"), kinds="f"
+)
+SOFTPLUS = _unary(
+    "softplus", _softplus_kernel, lambda y, x: sigmoid(x), function("softplus"), kinds="f"
+)
+ERF = _unary(
+    "erf",
+    in_float32(erf_kernel),
+    lambda y, x: (2 / math.sqrt(math.pi)) * exp(-square(x)),
+    function("erf"),
+    kinds="f",
+)
+
+
+def relu(x: Any) -> Tensor:
+    """`max(x, 0)`; NaN for NaN. The gradient at 0 is 0."""
+    x = convert(x)
+    return RELU(x if x.dtype.is_integer else floating(x, "relu"))
+
+
+def sigmoid(x: Any) -> Tensor:
+    """`1 / (1 + exp(-x))`, without overflow."""
+    return SIGMOID(floating(x, "sigmoid"))
+
+
+def softplus(x: Any) -> Tensor:
+    """`log(1 + exp(x))`, without overflow."""
+    return SOFTPLUS(floating(x, "softplus"))
+
+
+def erf(x: Any) -> Tensor:
+    """The error function, `2 / sqrt(pi)` times the integral of `exp(-t**2)` from 0 to `x`."""
+    return ERF(floating(x, "erf"))
+
+
+def gelu(x: Any, approximate: bool = False) -> Tensor:
+    """`x * P(X <= x)` for standard normal X (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+
+    Args:
+        x: any real array.
+        approximate: take the tanh form of the paper, within 5e-4 of the exact one.
+    """
+    x = floating(x, "gelu")
+    if approximate:
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * square(x))
+        return multiply(0.5 * x, 1 + tanh(inner))
+    return multiply(0.5 * x, 1 + erf(x * math.sqrt(0.5)))
+
+
+def silu(x: Any) -> Tensor:
+    """`x * sigmoid(x)`, also known as swish."""
+    x = floating(x, "silu")
+    return multiply(x, sigmoid(x))
+
+
+def leaky_relu(x: Any, negative_slope: float = 0.2) -> Tensor:
+    """`x` where it is positive, else `negative_slope * x` (Keras's default slope)."""
+    x = floating(x, "leaky_relu")
+    return where(x > 0, x, negative_slope * x)

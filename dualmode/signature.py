@@ -1,0 +1,204 @@
+"""What a call of a compiled function is known by: the specs of its tensors and its other values."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dualmode_compiler import spec as specs
+from dualmode_compiler.spec import Spec, spec_of
+from dualmode_compiler.spec import dtype as as_dtype
+
+from . import tree
+from .op import state
+from .tensor import Tensor
+from .variable import Variable
+
+_WEAK = {
+    int: Spec((), specs.int64, weak=True),
+    float: Spec((), specs.float64, weak=True),
+}
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+def TensorSpec(shape: Any, dtype: Any = specs.float32) -> Spec:  # noqa: N802 - the name in TensorFlow
+    """The shape and dtype of a tensor, to ask for a concrete function without one.
+
+    Args:
+        shape: sizes of the axes.
+        dtype: a DType, its name, or what NumPy takes for one.
+    """
+    return Spec((shape,) if isinstance(shape, int) else shape, as_dtype(dtype))
+
+
+class Identity:
+    """An argument known by being this very object, which is not kept alive."""
+
+    __slots__ = ("_id", "_ref")
+
+    def __init__(self, x: Any) -> None:
+        self._id = id(x)
+        self._ref = weakref.ref(x)
+
+    @property
+    def alive(self) -> bool:
+        return self._ref() is not None
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Identity)
+            and self._id == other._id
+            and self._ref() is other._ref()
+            and self.alive
+        )
+
+    def __hash__(self) -> int:
+        return self._id
+
+    def __repr__(self) -> str:
+        return repr(self._ref())
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """An argument known by its value. The type counts: True, 1 and 1.0 are different values."""
+
+    kind: type
+    value: Any
+
+    def __repr__(self) -> str:
+        return self.value if self.kind is float else repr(self.value)
+
+
+LeafKey = Spec | Static | Identity
+
+
+def static_key(x: Any) -> Static | Identity:
+    """What a value that is not traced is known by.
+
+    Raises:
+        TypeError: `x` can neither be hashed nor be referred to weakly.
+    """
+    kind = type(x)
+    if kind is float:  # hex tells -0.0 from 0.0, and NaN is NaN
+        return Static(kind, x.hex())
+    own_identity = kind.__hash__ is object.__hash__ or isinstance(x, Variable)
+    if not own_identity:
+        try:
+            hash(x)
+            return Static(kind, x)
+        except TypeError:
+            pass
+    try:
+        return Identity(x)
+    except TypeError:
+        raise TypeError(
+            f"an argument of type {kind.__name__} can neither be traced nor hashed: {x!r}; "
+            "pass tensors, numbers, or lists, tuples, dicts and dataclasses of them"
+        ) from None
+
+
+def leaf_key(x: Any) -> LeafKey:
+    """What an argument is known by: its Spec where it is traced, else its value or identity."""
+    if isinstance(x, Tensor):
+        return x.spec
+    if isinstance(x, Spec):
+        return x
+    kind = type(x)
+    if kind in _WEAK and (kind is not int or x in _INT64):
+        return _WEAK[kind]
+    if isinstance(x, np.ndarray):
+        return spec_of(x)
+    if isinstance(x, np.generic):
+        return Spec((), specs.from_numpy(x.dtype))
+    return static_key(x)
+
+
+def number_value(x: Any) -> Any:
+    """The value of a Python number, or of one that a trace in progress stands for."""
+    return state.mode.value_needed(x, "an argument's value").item() if isinstance(x, Tensor) else x
+
+
+class Key(NamedTuple):
+    """What one call is known by.
+
+    Attributes:
+        form: how arguments nest, from `tree.flatten`.
+        leaves: what each argument is known by.
+        values: the values of those Python numbers that the function needs them of, by position.
+    """
+
+    form: Any
+    leaves: tuple[LeafKey, ...]
+    values: tuple[tuple[int, Static | Identity], ...] = ()
+
+    @classmethod
+    def of(cls, form: Any, leaves: Sequence[Any]) -> Key:
+        return cls(form, tuple(map(leaf_key, leaves)))
+
+    def given(self, positions: Iterable[int], leaves: Sequence[Any]) -> Key:
+        """The same, with the values of the numbers at `positions`."""
+        values = tuple((k, static_key(number_value(leaves[k]))) for k in positions)
+        return self._replace(values=values)
+
+    @property
+    def stale(self) -> bool:
+        """True where an argument known by identity is gone, so that no call can match again."""
+        return any(isinstance(k, Identity) and not k.alive for k in self.leaves)
+
+
+class Arguments:
+    """The parameters of a Python function, and how a call's arguments line up with them."""
+
+    def __init__(self, function: Callable[..., Any], skip: int = 0) -> None:
+        self._name = getattr(function, "__name__", type(function).__name__)
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[skip:]
+        self._signature = signature.replace(parameters=parameters)
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self._plain = len(parameters) if all(p.kind in positional for p in parameters) else -1
+        self.names = [p.name for p in parameters]
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Positional and keyword arguments in the one form that all equal calls share.
+
+        Raises:
+            TypeError: the arguments do not fit the function's parameters.
+        """
+        if not kwargs and len(args) == self._plain:
+            return args, kwargs
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}(): {error}") from None
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def paths(self, form: Any) -> list[str]:
+        """Where each leaf of `(args, kwargs)` stands, by the parameter's name: `params['w'][0]`."""
+        found = []
+        for path, text in zip(form.paths(), tree.paths(form), strict=True):
+            if path[0] == 1:  # "[1]['name']..."
+                name = str(path[1])
+                rest = text[len(f"[1][{path[1]!r}]") :]
+            elif path[1] < len(self.names):  # "[0][position]..."
+                name = self.names[path[1]]
+                rest = text[len(f"[0][{path[1]}]") :]
+            else:
+                name, rest = "args", text[len("[0]") :]
+            found.append(name + rest)
+        return found
+
+    def describe(self, key: Key) -> str:
+        """`x: float32[3,4], n=2`: the arguments of a call known by `key`."""
+        values = dict(key.values)
+        words = []
+        for k, (path, leaf) in enumerate(zip(self.paths(key.form), key.leaves, strict=True)):
+            known = values.get(k, leaf)
+            words.append(f"{path}: {known}" if isinstance(known, Spec) else f"{path}={known!r}")
+        return ", ".join(words)

@@ -1,0 +1,412 @@
+"""Tensor: an immutable array, eager (it holds a NumPy array) or traced (it holds a graph node)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
+
+import numpy as np
+
+from dualmode_compiler.spec import DType, Spec, from_numpy
+
+from .op import convert, state
+from .ops import elementwise, indexing, linalg, logic, reduction, shape
+
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    Index = int | slice | EllipsisType | None | np.ndarray[Any, Any] | "Operators"
+
+Axis = int | tuple[int, ...] | None
+_new = object.__new__
+
+
+class Operators:
+    """What `Tensor` and `Variable` share: operators, methods and NumPy interop.
+
+    Arithmetic broadcasts and promotes by the array API standard; Python numbers take the tensor's
+    dtype. NumPy arrays may stand on either side of an operator; the result is a `Tensor`.
+    """
+
+    __slots__ = ()
+    __array_priority__ = 100  # makes `ndarray + tensor` come here
+
+    shape: Any
+    dtype: Any
+
+    def _read(self) -> Tensor:
+        """The tensor to compute with."""
+        raise AssertionError("defined by Tensor and Variable")
+
+    # --- arithmetic -----------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Tensor:
+        return elementwise.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return elementwise.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return elementwise.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return elementwise.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return elementwise.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return elementwise.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return elementwise.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return elementwise.divide(other, self)
+
+    def __floordiv__(self, other: Any) -> Tensor:
+        return elementwise.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return elementwise.floor_divide(other, self)
+
+    def __mod__(self, other: Any) -> Tensor:
+        return elementwise.remainder(self, other)
+
+    def __rmod__(self, other: Any) -> Tensor:
+        return elementwise.remainder(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return elementwise.pow(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return elementwise.pow(other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return linalg.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return linalg.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return elementwise.negative(self)
+
+    def __pos__(self) -> Tensor:
+        return self._read()
+
+    def __abs__(self) -> Tensor:
+        return elementwise.abs(self)
+
+    def __invert__(self) -> Tensor:
+        return logic.bitwise_invert(self)
+
+    def __and__(self, other: Any) -> Tensor:
+        return logic.bitwise_and(self, other)
+
+    def __or__(self, other: Any) -> Tensor:
+        return logic.bitwise_or(self, other)
+
+    def __xor__(self, other: Any) -> Tensor:
+        return logic.bitwise_xor(self, other)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __lshift__(self, other: Any) -> Tensor:
+        return logic.bitwise_left_shift(self, other)
+
+    def __rlshift__(self, other: Any) -> Tensor:
+        return logic.bitwise_left_shift(other, self)
+
+    def __rshift__(self, other: Any) -> Tensor:
+        return logic.bitwise_right_shift(self, other)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return logic.bitwise_right_shift(other, self)
+
+    # --- comparisons: elementwise, so hashing is by identity ------------------------------------
+
+    def __eq__(self, other: object) -> Any:
+        return logic.equal(self, other) if _comparable(other) else NotImplemented
+
+    def __ne__(self, other: object) -> Any:
+        return logic.not_equal(self, other) if _comparable(other) else NotImplemented
+
+    def __lt__(self, other: Any) -> Tensor:
+        return logic.less(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return logic.less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return logic.greater(self, other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return logic.greater_equal(self, other)
+
+    __hash__ = object.__hash__
+
+    # --- as a sequence --------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return indexing.getitem(self._read(), key)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"len() of a {_kind(self)} without axes, {_spec(self)}")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise TypeError(f"iteration over a {_kind(self)} without axes, {_spec(self)}")
+        x = self._read()
+        return (indexing.getitem(x, i) for i in range(x.shape[0]))
+
+    # --- as a value -----------------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        return bool(_scalar(self, "bool()"))
+
+    def __int__(self) -> int:
+        return int(_scalar(self, "int()"))
+
+    def __float__(self) -> float:
+        return float(_scalar(self, "float()"))
+
+    def __complex__(self) -> complex:
+        return complex(_scalar(self, "complex()"))
+
+    def __index__(self) -> int:
+        if not self.dtype.is_integer:
+            raise TypeError(f"only an integer tensor is an index, not {_spec(self)}")
+        return int(_scalar(self, "an index"))
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The value as a read-only array that shares its memory and never changes."""
+        view = _concrete(self, "numpy()").view()
+        view.flags.writeable = False
+        return view
+
+    def item(self) -> bool | int | float | complex:
+        """The value of a tensor of one element as a Python number."""
+        return _scalar(self, "item()").item()
+
+    def tolist(self) -> Any:
+        """The value as nested lists of Python numbers."""
+        return _concrete(self, "tolist()").tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        value = self.numpy()
+        if copy or (dtype is not None and np.dtype(dtype) != value.dtype):
+            if copy is False:
+                raise ValueError(f"a copy is needed to make {dtype} of {_spec(self)}")
+            return np.array(value, dtype)
+        return value
+
+    def __array_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """NumPy's functions compute with the arrays and give arrays."""
+        return function(*_arrays(args), **{k: _arrays(v) for k, v in kwargs.items()})
+
+    def __dlpack__(self, **options: Any) -> Any:
+        value = self.numpy()
+        version = options.get("max_version")
+        if version is None or version < (1, 0):  # only version 1 can say "read-only"
+            value = value.copy()
+        return value.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # kDLCPU
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        import dualmode
+
+        return dualmode
+
+    def __format__(self, form: str) -> str:
+        x = self._read()
+        if form and x.ndim == 0 and is_eager(x):
+            return format(x.item(), form)
+        return str(self)
+
+    # --- properties -----------------------------------------------------------------------------
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        n = 1
+        for s in self.shape:
+            n *= s
+        return n
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    # --- methods --------------------------------------------------------------------------------
+
+    @property
+    def T(self) -> Tensor:
+        """The transpose: all axes in reverse order."""
+        return shape.transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The matrix transpose: the last two axes swapped."""
+        return shape.matrix_transpose(self)
+
+    def astype(self, dtype: Any) -> Tensor:
+        return logic.cast(self, dtype)
+
+    def reshape(self, *sizes: Any) -> Tensor:
+        """The same elements in another shape, `t.reshape(2, -1)` or `t.reshape((2, -1))`."""
+        return shape.reshape(self, sizes[0] if len(sizes) == 1 else sizes)
+
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.mean(self, axis=axis, keepdims=keepdims)
+
+    def prod(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.prod(self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.min(self, axis=axis, keepdims=keepdims)
+
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.any(self, axis=axis, keepdims=keepdims)
+
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return reduction.all(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        return reduction.argmax(self, axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        return reduction.argmin(self, axis=axis, keepdims=keepdims)
+
+
+class Tensor(Operators):
+    """An immutable array of one dtype: `Tensor(value, dtype=None)` is `dm.asarray(value, dtype)`.
+
+    Inside a `@dm.function` it is traced: shape and dtype are known, the value is not; it prints as
+    `TracedTensor(float32[3,4])`. Equality is elementwise, hashing by identity.
+
+    Attributes:
+        shape: sizes of the axes.
+        dtype: the element type.
+        weak: True for a traced Python number, which takes the other operand's dtype.
+    """
+
+    __slots__ = ("_value",)
+
+    _value: Any
+
+    def __new__(cls, value: Any, dtype: Any = None) -> Tensor:
+        return convert(value, dtype)
+
+    @staticmethod
+    def _wrap(value: Any) -> Tensor:
+        """A tensor around an array that nobody will write to, or around a graph node."""
+        tensor = _new(Tensor)
+        tensor._value = value
+        return tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        value = self._value
+        return value.shape if type(value) is np.ndarray else value.spec.shape
+
+    @property
+    def ndim(self) -> int:
+        value = self._value
+        return value.ndim if type(value) is np.ndarray else len(value.spec.shape)
+
+    @property
+    def dtype(self) -> DType:
+        value = self._value
+        return from_numpy(value.dtype) if type(value) is np.ndarray else value.spec.dtype
+
+    @property
+    def weak(self) -> bool:
+        value = self._value
+        return type(value) is not np.ndarray and value.spec.weak
+
+    @property
+    def spec(self) -> Spec:
+        """Shape and dtype; prints as `float32[3,4]`."""
+        value = self._value
+        if type(value) is np.ndarray:
+            return Spec(value.shape, from_numpy(value.dtype))
+        return value.spec
+
+    def _read(self) -> Tensor:
+        return self
+
+    def __repr__(self) -> str:
+        if not is_eager(self):
+            return f"TracedTensor({self.spec})"
+        start = f"Tensor({self.spec}, "
+        return start + np.array2string(self._value, prefix=start) + ")"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Tensor, (np.asarray(_concrete(self, "pickling")),))
+
+
+def is_eager(x: Tensor) -> bool:
+    """True where `x` has a value, False where it is traced."""
+    return type(x._value) is np.ndarray
+
+
+def _concrete(x: Operators, use: str) -> np.ndarray[Any, Any]:
+    """The array of `x`. The mode says what to do about a traced one, usually raise."""
+    tensor = x._read()
+    value = tensor._value
+    if type(value) is np.ndarray:
+        return value
+    return state.mode.value_needed(tensor, use)
+
+
+def _scalar(x: Operators, use: str) -> Any:
+    value = _concrete(x, use)
+    if value.size != 1:
+        raise ValueError(
+            f"{use} of {_spec(x)} is ambiguous: it has {value.size} elements, not one; "
+            "reduce it first, with .any(), .all(), .sum() or an index"
+        )
+    return value.reshape(())[()]
+
+
+def _arrays(x: Any) -> Any:
+    """`x` with NumPy arrays in place of tensors, also in lists and tuples."""
+    if isinstance(x, Operators):
+        return x.numpy()
+    return type(x)(_arrays(v) for v in x) if type(x) in (list, tuple) else x
+
+
+def _comparable(x: object) -> TypeGuard[Any]:
+    """False for what no tensor equals, so that `t == None` is plain False."""
+    return x is not None and not isinstance(x, str | bytes)
+
+
+def _kind(x: Operators) -> str:
+    return "variable" if type(x) is not Tensor else "tensor"
+
+
+def _spec(x: Operators) -> Spec:
+    return Spec(x.shape, x.dtype)

@@ -1,0 +1,269 @@
+"""Tracing: the mode in which ops become nodes of a graph.
+
+A `Tracer` is in force while the body of a `@dm.function` runs for the first time with a signature.
+Tensors stand for nodes; variables stand for state parameters, read once and updated at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dualmode_compiler import spec as specs
+from dualmode_compiler.graph import PARAM, Graph, Node, Site, topological
+from dualmode_compiler.interpret import Interpreter
+from dualmode_compiler.spec import DType, Spec
+
+from . import errors, op
+from .eager import EAGER
+from .op import Mode, Op, state
+from .ops.logic import CAST
+from .tensor import Tensor
+from .variable import Variable
+
+Array = np.ndarray[Any, Any]
+_PYTHON = (specs.int64, specs.float64)  # the precision of traced Python numbers
+_SMALL = 1  # elements; larger constants are parameters, so that graphs and code stay small
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Why the value of a Python number was needed while tracing: for `use`, at `site`."""
+
+    use: str
+    site: Site | None
+
+    def __str__(self) -> str:
+        return f"{self.use} at {errors.describe_site(self.site)}"
+
+
+class Tracer:
+    """Executes ops by adding nodes to `graph`.
+
+    Attributes:
+        graph: what has been traced so far.
+        outer: the mode around this one.
+        states: (parameter index, variable) for each variable that was read or assigned.
+        constants: (parameter index, array) for each array that was captured.
+        captures: (parameter index, tensor) for each tensor of an outer trace that was captured.
+        creates: whether variables may be made while tracing.
+        created: those that were made.
+        needs: why the value of a Python number was needed, by the number's name.
+        site: stands in for the user's line, when nodes are replayed rather than made by user code.
+        local: what callers remember for as long as this trace lasts.
+    """
+
+    def __init__(
+        self, outer: Mode = EAGER, creates: bool = True, needs: dict[Any, Need] | None = None
+    ) -> None:
+        self.graph = Graph()
+        self.outer = outer
+        self.states: list[tuple[int, Variable]] = []
+        self.constants: list[tuple[int, Array]] = []
+        self.captures: list[tuple[int, Tensor]] = []
+        self.creates = creates
+        self.created: list[Variable] = []
+        self.needs: dict[Any, Need] = {} if needs is None else needs
+        self.site: Site | None = None
+        self.local: dict[Any, Any] = {}
+        self._known: dict[Node, tuple[Any, Any]] = {}  # name and value of Python numbers
+        self._owned: set[Node] = set()
+        self._values: dict[int, Tensor] = {}  # by id of the variable: what it holds now
+        self._params: dict[int, Node] = {}  # by id of a captured object
+        self._alive: list[Any] = []  # so that ids stay unique
+
+    # --- the mode ---------------------------------------------------------------------------------
+
+    def execute(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
+        nodes = [self.node(x) for x in args]
+        try:
+            spec = op.infer(*(n.spec for n in nodes), **attrs)
+        except (TypeError, ValueError) as error:
+            raise errors.locate(error, self.site) from None
+        if nodes and op is not CAST and all(n.spec.weak for n in nodes) and spec.dtype in _PYTHON:
+            spec = Spec(spec.shape, spec.dtype, weak=True)
+        return self._own(self.graph.add(op, nodes, attrs, self.site or errors.user_site(), spec))
+
+    def convert(self, x: Any, dtype: DType | None = None) -> Tensor:
+        tensor = EAGER.convert(x, dtype)  # constants enter the graph where an op uses them
+        return CAST(tensor, dtype=dtype) if dtype is not None and tensor.weak else tensor
+
+    def weak(self, x: Any, dtype: DType) -> Tensor:
+        """A Python number, traced or not, as a weak tensor of `dtype`."""
+        if isinstance(x, Tensor):
+            node = self.node(x)
+            if node.spec.dtype is dtype:
+                return x
+        else:
+            node = self.graph.const(np.asarray(x, dtype.numpy))
+        return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=Spec((), dtype, True)))
+
+    def read(self, variable: Variable) -> Tensor:
+        found = self._values.get(id(variable))
+        if found is None:
+            node = self._param(variable, Spec(variable.shape, variable.dtype))
+            self.states.append((node.attr("index"), variable))
+            found = self._values[id(variable)] = self._own(node)
+        return found
+
+    def assign(self, variable: Variable, value: Tensor) -> None:
+        self.read(variable)
+        self._values[id(variable)] = value
+
+    def variable_created(self, variable: Variable) -> None:
+        if not self.creates:
+            raise errors.VariableError(
+                f"Variable: a Variable {variable.spec} was created on a later call of a function, "
+                "which would make a new one each time it is traced. Create it outside of the "
+                "function, or once, on the first call: if self.w is None: self.w = dm.Variable(...)"
+            )
+        self.created.append(variable)
+
+    def value_needed(self, tensor: Tensor, use: str) -> Array:
+        """The value of a traced `tensor` that depends on nothing but Python numbers.
+
+        The trace then holds for these numbers only; `needs` remembers which, and why.
+
+        Raises:
+            TracedValueError: it depends on more than that.
+        """
+        node = self.node(tensor)
+        leaves = [n for n in topological([node]) if n.op is PARAM]
+        if not all(n in self._known for n in leaves):
+            raise errors.traced_value_error(node, use)
+        for leaf in leaves:
+            self.needs.setdefault(self._known[leaf][0], Need(use, errors.user_site()))
+        return evaluate(node, {n: self._number(n, use) for n in leaves})
+
+    # --- what enters a trace ------------------------------------------------------------------------
+
+    def param(self, spec: Spec) -> Tensor:
+        """A new parameter of the graph."""
+        return self._own(self.graph.param(spec))
+
+    def number(self, spec: Spec, name: Any, value: Any) -> Tensor:
+        """A new parameter for a Python number (or a traced one) whose value may be asked for."""
+        tensor = self.param(spec)
+        self._known[tensor._value] = name, value
+        return tensor
+
+    def node(self, x: Tensor) -> Node:
+        """The node that `x` stands for in this graph; eager and outer tensors are captured."""
+        value = x._value
+        if not isinstance(value, Node):
+            return self._constant(x)
+        return value if value in self._owned else self._foreign(x, value)
+
+    def owns(self, node: Node) -> bool:
+        return node in self._owned
+
+    def _own(self, node: Node) -> Tensor:
+        self._owned.add(node)
+        return Tensor._wrap(node)
+
+    def _param(self, thing: Any, spec: Spec) -> Node:
+        """A parameter that stands for `thing`, which is kept alive."""
+        node = self._params[id(thing)] = self.graph.param(spec)
+        self._owned.add(node)
+        self._alive.append(thing)
+        return node
+
+    def literal(self, value: Any) -> Tensor:
+        """A constant of the graph."""
+        return self._own(self.graph.const(value))
+
+    def _constant(self, x: Tensor) -> Node:
+        array = x._value
+        if array.size <= _SMALL:
+            return self.literal(array)._value
+        node = self._params.get(id(x))
+        if node is None:
+            node = self._param(x, x.spec)
+            self.constants.append((node.attr("index"), array))
+        return node
+
+    def _foreign(self, x: Tensor, value: Node) -> Node:
+        mode = self.outer
+        while isinstance(mode, Tracer):
+            if mode.owns(value):
+                break
+            mode = mode.outer
+        else:
+            raise errors.leaked_error(value, "this operation")
+        node = self._params.get(id(value))
+        if node is None:
+            node = self._param(value, value.spec)
+            self.captures.append((node.attr("index"), x))
+        return node
+
+    def _number(self, param: Node, use: str) -> Array:
+        _, value = self._known[param]
+        if isinstance(value, Tensor):  # a number that an outer trace passed on
+            value = self.outer.value_needed(value, use)
+        return np.asarray(value, param.spec.dtype.numpy)
+
+    # --- the end of a trace -------------------------------------------------------------------------
+
+    def finish(self, outputs: Iterable[Node]) -> Graph:
+        """Close the trace. The graph gives `outputs` and the new value of each changed variable."""
+        graph = self.graph
+        graph.outputs = list(outputs)
+        for index, variable in self.states:
+            new = self.node(self._values[id(variable)])
+            if new is not graph.params[index]:
+                graph.updates.append((index, new))
+        self.close()
+        return graph
+
+    def close(self) -> None:
+        self._values.clear()
+        self.local.clear()
+
+    def initial_value(self, tensor: Tensor) -> Tensor:
+        """The present value of a traced tensor, for a variable that is created while tracing.
+
+        Raises:
+            VariableError: it depends on an argument of the function.
+        """
+        node = self.node(tensor)
+        feeds: dict[Node, Array] = {}
+        params = self.graph.params
+        feeds.update({params[k]: v._tensor._value for k, v in self.states})
+        feeds.update({params[k]: array for k, array in self.constants})
+        for leaf in topological([node]):
+            if leaf.op is PARAM and leaf not in feeds:
+                if leaf in self._known:
+                    feeds[leaf] = self._number(leaf, "the initial value of a variable")
+                    continue
+                raise errors.VariableError(
+                    "Variable: its initial value depends on an argument of the function that is "
+                    "being traced, so it has no value yet; create it from a constant, a shape or "
+                    "a random draw"
+                )
+        return Tensor._wrap(np.array(evaluate(node, feeds)))
+
+
+def evaluate(node: Node, feeds: dict[Node, Array]) -> Array:
+    """The value of `node` where its parameters have the values in `feeds`."""
+    (value,), _ = Interpreter(Graph(params=list(feeds), outputs=[node])).run(list(feeds.values()))
+    return value
+
+
+def current_tracer() -> Tracer | None:
+    """The innermost trace in progress in this thread, if any."""
+    mode = state.mode
+    return mode if isinstance(mode, Tracer) else None
+
+
+@contextmanager
+def init_scope() -> Iterator[None]:
+    """Leave all traces: ops inside the block run eagerly, and no tape records them.
+
+    For what must happen once rather than on each call, such as creating variables.
+    """
+    with op.mode(EAGER):
+        yield

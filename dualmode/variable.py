@@ -1,0 +1,119 @@
+"""Variable: a named place for a tensor that changes, as in TensorFlow 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dualmode_compiler.spec import DType, Spec
+from dualmode_compiler.spec import dtype as as_dtype
+
+from .errors import DTypeError, ShapeError
+from .op import convert, dtype_of, eagerly, state
+from .tensor import Operators, Tensor
+
+
+class Variable(Operators):
+    """State of a model: used like a tensor, changed by `assign`. Shape and dtype stay as created.
+
+    Args:
+        initial_value: a tensor, array, number, nested list, or a function of no arguments that
+            gives one. It is copied.
+        trainable: True lets tapes watch it when it is read; optimizers look here as well.
+        name: for messages, summaries and checkpoints.
+        dtype: the element type; that of the value unless given.
+
+    Raises:
+        VariableError: the initial value depends on an argument of a function being traced.
+    """
+
+    __slots__ = ("__weakref__", "_spec", "_tensor", "name", "trainable")
+
+    _tensor: Tensor
+    _spec: Spec
+    name: str
+    trainable: bool
+    weak = False  # as of a tensor
+
+    def __init__(
+        self, initial_value: Any, trainable: bool = True, name: str | None = None, dtype: Any = None
+    ) -> None:
+        self.trainable = trainable
+        self.name = name or "variable"
+        if isinstance(initial_value, Operators):
+            initial_value = state.mode.initial_value(initial_value._read())
+        with eagerly():
+            value = initial_value() if callable(initial_value) else initial_value
+            tensor = convert(value, None if dtype is None else as_dtype(dtype))
+        self._tensor = Tensor._wrap(np.array(tensor._value, order="C"))
+        self._spec = tensor.spec
+        state.mode.variable_created(self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._spec.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self._spec.dtype
+
+    @property
+    def spec(self) -> Spec:
+        """Shape and dtype; prints as `float32[3,4]`."""
+        return self._spec
+
+    def read_value(self) -> Tensor:
+        """The current value. It stays the same when the variable changes later."""
+        tensor = state.mode.read(self)
+        if state.tapes:
+            # an object of its own, so that gradients tell this read from a tensor read elsewhere
+            tensor = Tensor._wrap(tensor._value)
+            for tape in state.tapes:
+                tape.record_read(self, tensor)
+        return tensor
+
+    _read = read_value
+
+    def assign(self, value: Any) -> Variable:
+        """Replace the value. Returns the variable.
+
+        Raises:
+            ShapeError, DTypeError: `value` is not of the variable's shape and dtype. Python numbers
+                and NumPy arrays are converted where that loses no kind (int to float, not back).
+        """
+        state.mode.assign(self, self._fitting(value, "assign"))
+        return self
+
+    def assign_add(self, delta: Any) -> Variable:
+        """Add `delta`, of the variable's shape and dtype or a number. Returns the variable."""
+        return self.assign(state.mode.read(self) + self._fitting(delta, "assign_add"))
+
+    def assign_sub(self, delta: Any) -> Variable:
+        """Subtract `delta`, of the variable's shape and dtype or a number. Returns the variable."""
+        return self.assign(state.mode.read(self) - self._fitting(delta, "assign_sub"))
+
+    def _fitting(self, value: Any, verb: str) -> Tensor:
+        """`value` as a tensor of this variable's own spec."""
+        spec = self._spec
+        if not isinstance(value, Operators) or getattr(value, "weak", False):
+            found = dtype_of(value)
+            if "biufc".index(found.kind) <= "biufc".index(spec.dtype.kind):
+                value = convert(value, spec.dtype)
+        tensor = convert(value)
+        if tensor.dtype is not spec.dtype:
+            raise DTypeError(
+                f"{verb}: {self.name} is {spec} and the value {tensor.spec}; "
+                f"convert it with .astype({str(spec.dtype)!r})"
+            )
+        if tensor.shape != spec.shape:
+            raise ShapeError(
+                f"{verb}: {self.name} is {spec} and the value {tensor.spec}; "
+                "the shape of a variable stays as created"
+            )
+        return tensor
+
+    def __repr__(self) -> str:
+        kind = "trainable" if self.trainable else "not trainable"
+        start = f"<Variable {self.name} {self._spec} {kind}, "
+        return start + np.array2string(self._tensor.numpy(), prefix=start) + ">"

@@ -1,0 +1,72 @@
+"""Rows of the op table for reductions: `ops/reduction.py` and `ops/softmax.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs
+from op_table import reduction_shape as shape
+
+from dualmode.ops import reduction, softmax
+
+some = partial(shape, empty=False)
+single = partial(axis_attrs, single=True)
+
+
+def _reduction(oracle: Callable[..., Any]) -> Callable[..., Any]:
+    """An oracle that passes `axis` and `keepdims` on."""
+    return lambda x, axis, keepdims: oracle(x, axis=axis, keepdims=keepdims)
+
+
+def _position(oracle: Callable[..., Any]) -> Callable[..., Any]:
+    def compute(x: Array, axis: int | None, keepdims: bool) -> Array:
+        flat = oracle(x.ravel() if axis is None else x, axis=0 if axis is None else axis)
+        if not keepdims:
+            return np.asarray(flat)
+        return np.reshape(flat, (1,) * x.ndim) if axis is None else np.expand_dims(flat, axis)
+
+    return compute
+
+
+def _softmax_axis(draw: Draw, shapes: list[Shape]) -> Attrs:
+    return {"axis": axis_attrs(draw, shapes)["axis"]}
+
+
+def _log_softmax(x: Array, axis: Any) -> Array:
+    return x - _logsumexp(x, axis, keepdims=True)
+
+
+def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
+    axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    for a in axes:  # pair by pair: an order and a formula of its own
+        x = np.logaddexp.reduce(x, axis=a, keepdims=True)
+    return x if keepdims else np.squeeze(x, axis=axes)
+
+
+ROWS = [
+    Row(reduction.SUM, reduction.sum, _reduction(np.sum), 1, ALL, special=False,
+        shapes=shape, attrs=axis_attrs, gradients=(0,)),
+    Row(reduction.MEAN, reduction.mean, _reduction(np.mean), 1, (*FLOATS, *COMPLEX),
+        special=False, shapes=shape, attrs=axis_attrs, gradients=(0,)),
+    Row(reduction.PROD, reduction.prod, _reduction(np.prod), 1, ALL, (-2, 2), special=False,
+        shapes=shape, attrs=axis_attrs, smooth=(0.5, 1.5), gradients=(0,)),
+    Row(reduction.MAX, reduction.max, _reduction(np.max), 1, ALL, shapes=some, attrs=axis_attrs,
+        gradients=(0,)),
+    Row(reduction.MIN, reduction.min, _reduction(np.min), 1, ALL, shapes=some, attrs=axis_attrs,
+        gradients=(0,)),
+    Row(reduction.ARGMAX, reduction.argmax, _position(np.argmax), 1, ALL, shapes=some,
+        attrs=single),
+    Row(reduction.ARGMIN, reduction.argmin, _position(np.argmin), 1, ALL, shapes=some,
+        attrs=single),
+    Row(reduction.ANY, reduction.any, _reduction(np.any), 1, ALL, shapes=shape, attrs=axis_attrs),
+    Row(reduction.ALL, reduction.all, _reduction(np.all), 1, ALL, shapes=shape, attrs=axis_attrs),
+    Row(softmax.SOFTMAX, softmax.softmax, lambda x, axis: np.exp(_log_softmax(x, axis)), 1, FLOATS,
+        special=False, shapes=some, attrs=_softmax_axis, gradients=(0,)),
+    Row(softmax.LOG_SOFTMAX, softmax.log_softmax, _log_softmax, 1, FLOATS, special=False,
+        shapes=some, attrs=_softmax_axis, gradients=(0,)),
+    Row(softmax.LOGSUMEXP, softmax.logsumexp, _logsumexp, 1, FLOATS, special=False,
+        shapes=some, attrs=axis_attrs, gradients=(0,)),
+]  # fmt: skip

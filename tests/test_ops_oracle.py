@@ -1,0 +1,32 @@
+"""Every op of the op table: its eager results against NumPy, and its inference against its results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_table import Row, assert_agree, rows
+
+import dualmode as dm
+from dualmode.ops import OPS
+
+ROWS = rows()
+COMPUTED = [row for row in ROWS.values() if not row.op.effect]
+
+
+def test_every_op_has_a_row():
+    assert set(OPS) == set(ROWS)
+
+
+@pytest.mark.parametrize("row", COMPUTED, ids=str)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_eager_agrees_with_numpy(row: Row, data: st.DataObject):
+    arrays, attrs = row.examples(data.draw)
+    result = row.call(*(dm.asarray(x) for x in arrays), **attrs)
+    actual = np.asarray(result)
+    with np.errstate(all="ignore"):
+        expected = row.expected(arrays, attrs).astype(actual.dtype)
+    terms, scale = row.bound(arrays, attrs) if row.op.tolerance.per_term else (0, 0.0)
+    assert_agree(actual, expected, row.tolerance, terms, scale)
