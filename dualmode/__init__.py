@@ -34,6 +34,7 @@ from dualmode_compiler.spec import (
 
 from . import config, errors
 from .eager import Eager as _Eager
+from .function import function, run_functions_eagerly
 from .op import state as _state
 from .ops.creation import (
     arange,
@@ -164,30 +165,25 @@ from .ops.shape import (
     swapaxes,
     transpose,
 )
+from .ops.softmax import log_softmax, logsumexp, softmax
+from .signature import TensorSpec
 from .tape import GradientTape
 from .tensor import Tensor
+from .tracer import init_scope
 from .variable import Variable
 
 if _TYPE_CHECKING:
     from . import data, datasets, debugging, losses, metrics, nn, optim, random, train
-    from .function import function, run_functions_eagerly
-    from .signature import TensorSpec
 
 bool = bool_
 constant = tensor = asarray
 newaxis = None
 power = pow
 
-# modules and names that are imported when they are first used, to keep `import dualmode` short
+# modules that are imported when they are first used, to keep `import dualmode` short
 _LAZY_MODULES = frozenset(
     ("data", "datasets", "debugging", "losses", "metrics", "nn", "optim", "random", "train")
 )
-_LAZY_NAMES = {
-    "TensorSpec": "signature",
-    "function": "function",
-    "init_scope": "tracer",
-    "run_functions_eagerly": "function",
-}
 
 
 def executing_eagerly() -> _bool:
@@ -198,10 +194,6 @@ def executing_eagerly() -> _bool:
 def __getattr__(name: str) -> _Any:
     if name in _LAZY_MODULES:
         return _import_module(f".{name}", __name__)
-    if name in _LAZY_NAMES:
-        value = getattr(_import_module(f".{_LAZY_NAMES[name]}", __name__), name)
-        globals()[name] = value
-        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

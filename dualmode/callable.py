@@ -6,36 +6,26 @@ tape it is recorded as one entry, whose gradient is again such a function: so to
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from dualmode_compiler.graph import CONST, PARAM, Graph, Node
 from dualmode_compiler.interpret import Interpreter
 
-from . import op
+from . import config, op
 from .op import Op, state
 from .tape import GradientTape
 from .tensor import Tensor
 from .tracer import Tracer, current_tracer
 
-Array = np.ndarray[Any, Any]
 lock = threading.RLock()  # one trace or compilation at a time
 
 
-class Runnable(Protocol):
-    """What a backend makes of a graph."""
-
-    def run(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]: ...
-
-
 def compile_graph(graph: Graph, name: str) -> Any:
-    """The executable of `graph`; `DUALMODE_BACKEND=interpret` runs its nodes one by one instead."""
-    if os.environ.get("DUALMODE_BACKEND") == "interpret":
+    """The executable of `graph` by `config.backend`: its `run(arrays)` gives outputs and states."""
+    if config.backend == "interpret":
         return Interpreter(graph)
     from dualmode_compiler import driver
 

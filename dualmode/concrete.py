@@ -21,6 +21,7 @@ from .tensor import Tensor
 from .tracer import Need, Tracer, current_tracer
 from .variable import Variable
 
+Needs = dict[int, Need]  # by position among the leaves of the arguments
 LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")
 
 
@@ -86,13 +87,13 @@ class ConcreteFunction:
         key: Key,
         call: Callable[..., Any],
         leaves: Sequence[Any],
-        needs: dict[int, Need],
+        needs: Needs,
         creates: bool,
     ) -> None:
         """Trace `call` with `leaves` in the place of its arguments.
 
         Args:
-            needs: filled while tracing.
+            needs: those known from earlier traces; new ones are added while tracing.
             creates: whether the function may make variables.
         """
         self.name = name
@@ -116,13 +117,15 @@ class ConcreteFunction:
             self.graph: Graph = tracer.finish(self._result.nodes)
         self.needs = needs
         self.key = key.given(sorted({*known, *self.needs}), leaves)
-        for k in self.needs:
+        for k, node in zip(traced, nodes, strict=True):
+            if k not in needs:
+                continue
             value = number_value(leaves[k])
-            node = nodes[traced.index(k)]
             tracer.constants.append((node.attr("index"), np.asarray(value, node.spec.dtype.numpy)))
         # the arguments that runs are given, and the parameters of the graph that they are
-        self._traced = [k for k in traced if k not in self.needs]
-        self._params = [nodes[traced.index(k)].attr("index") for k in self._traced]
+        run = [(k, n) for k, n in zip(traced, nodes, strict=True) if k not in needs]
+        self._traced = [k for k, _ in run]
+        self._params = [n.attr("index") for _, n in run]
         self._states = tracer.states
         self._constants = tracer.constants
         self.captures = tracer.captures

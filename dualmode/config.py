@@ -1,8 +1,8 @@
 """Settings of the engine: read them as `dm.config.jit`, change them with `update` or `override`.
 
 Each has an environment variable, read when the package is imported: `DUALMODE_NUM_THREADS=2`,
-`DUALMODE_JIT=0`, `DUALMODE_FULL_TRACEBACKS=1`, `DUALMODE_ENTRY=ctypes`. `DUALMODE_DISABLE_JIT=1` is
-another spelling of `DUALMODE_JIT=0`.
+`DUALMODE_JIT=0`, `DUALMODE_FULL_TRACEBACKS=1`, `DUALMODE_ENTRY=ctypes`,
+`DUALMODE_BACKEND=interpret`. `DUALMODE_DISABLE_JIT=1` is another spelling of `DUALMODE_JIT=0`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ full_tracebacks: bool = False
 entry: Literal["native", "ctypes"] = "native"
 """How Python calls compiled code: through a generated CPython function, or through ctypes."""
 
-_NAMES = ("num_threads", "jit", "full_tracebacks", "entry")
+backend: Literal["compile", "interpret"] = "compile"
+"""What runs the graphs of functions: compiled code, or their NumPy kernels one by one, to compare."""
+
+_NAMES = ("num_threads", "jit", "full_tracebacks", "entry", "backend")
+_CHOICES = {"entry": ("native", "ctypes"), "backend": ("compile", "interpret")}
 _WORDS = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
 
 
@@ -55,9 +59,10 @@ def _checked(name: str, value: Any) -> Any:
     if name == "num_threads":
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"config: num_threads is a number of threads or 0, not {value!r}")
-    elif name == "entry":
-        if value not in ("native", "ctypes"):
-            raise ValueError(f"config: entry is 'native' or 'ctypes', not {value!r}")
+    elif name in _CHOICES:
+        first, second = _CHOICES[name]
+        if value not in _CHOICES[name]:
+            raise ValueError(f"config: {name} is {first!r} or {second!r}, not {value!r}")
     elif not isinstance(value, bool):
         raise ValueError(f"config: {name} is True or False, not {value!r}")
     return value
@@ -72,7 +77,7 @@ def _from_environment() -> None:
         value: Any = text
         if name == "num_threads":
             value = int(text) if text.isdigit() else text
-        elif name != "entry":
+        elif name not in _CHOICES:
             value = _WORDS.get(text.lower(), text)
         try:
             update(**{name: value})

@@ -71,6 +71,8 @@ class Eager:
         return tensor
 
     def convert(self, x: Any, dtype: DType | None = None) -> Tensor:
+        if type(x) in _NUMBERS:
+            return Tensor._wrap(to_array(x, dtype))
         if isinstance(x, Operators):
             tensor = x._read()
             return tensor if dtype is None or tensor.dtype is dtype else logic.cast(tensor, dtype)

@@ -16,11 +16,11 @@ from dualmode_compiler.runtime.layout import MISS
 
 from . import config, tree
 from .callable import lock
-from .concrete import ConcreteFunction
+from .concrete import ConcreteFunction, Needs
 from .eager import EAGER
 from .op import state
 from .signature import Arguments, Key
-from .tracer import Need, current_tracer
+from .tracer import current_tracer
 
 
 def _miss(*_: Any) -> Any:
@@ -47,9 +47,9 @@ class Function:
         self.python_function = python_function
         self.name = name or getattr(python_function, "__name__", type(python_function).__name__)
         self._arguments = Arguments(python_function, skip)
-        # a signature's trace, or the positions of the numbers whose values it lacks
-        self._traces: dict[Key, ConcreteFunction | tuple[int, ...]] = {}
-        self._tracing: dict[Key, dict[int, Need]] = {}
+        # a signature's trace, or which numbers it lacks the values of
+        self._traces: dict[Key, ConcreteFunction | Needs] = {}
+        self._tracing: dict[Key, Needs] = {}
         self._count = 0
         self._fast: Callable[..., Any] = _miss
         self._methods: dict[int, _Method] = {}
@@ -89,13 +89,15 @@ class Function:
     # --- traces -------------------------------------------------------------------------------------
 
     def _concrete(self, key: Key, leaves: list[Any]) -> ConcreteFunction:
+        needs: Needs = {}
         while True:
-            found = self._find(key) or self._trace(key, leaves)
+            found = self._find(key) or self._trace(key, leaves, needs)
             if isinstance(found, ConcreteFunction):
                 return found
-            key = key.given(found, leaves)
+            needs = found
+            key = key.given(sorted(needs), leaves)
 
-    def _find(self, key: Key) -> ConcreteFunction | tuple[int, ...] | None:
+    def _find(self, key: Key) -> ConcreteFunction | Needs | None:
         found = self._traces.get(key)
         if found is None:
             tracer = current_tracer()
@@ -103,14 +105,14 @@ class Function:
                 return tracer.local.get((self, key))
         return found
 
-    def _trace(self, key: Key, leaves: list[Any]) -> ConcreteFunction | tuple[int, ...]:
+    def _trace(self, key: Key, leaves: list[Any], needs: Needs) -> ConcreteFunction | Needs:
         with lock:
             found = self._find(key)
             if found is not None:  # another thread was faster
                 return found
             if key in self._tracing:
                 return self._recursion(key)
-            needs = self._tracing[key] = {}
+            needs = self._tracing[key] = dict(needs)
             try:
                 concrete = self._run_trace(key, leaves, needs)
             finally:
@@ -118,9 +120,7 @@ class Function:
             self._keep(key, concrete)
             return concrete
 
-    def _run_trace(
-        self, key: Key, leaves: list[Any], needs: dict[int, Need]
-    ) -> ConcreteFunction:
+    def _run_trace(self, key: Key, leaves: list[Any], needs: Needs) -> ConcreteFunction:
         trace = functools.partial(
             ConcreteFunction, self.name, self._arguments, key, self._python, leaves, needs
         )
@@ -128,16 +128,16 @@ class Function:
         # once more without the first call's initialisation: this is what later calls do
         return trace(creates=False) if concrete.creates else concrete
 
-    def _recursion(self, key: Key) -> tuple[int, ...]:
+    def _recursion(self, key: Key) -> Needs:
         """The numbers that a call of itself, within the trace for `key`, depends on."""
-        known = {k for k, _ in key.values}
-        if known >= self._tracing[key].keys():
+        needs = self._tracing[key]
+        if needs.keys() <= {k for k, _ in key.values}:
             raise RecursionError(
                 f"{self.name}: calls itself with the signature that is being traced, "
                 f"({self._arguments.describe(key)}), so tracing would not end; let the "
                 "recursion depend on a bool or on a Python number that the code tests"
             )
-        return tuple(sorted(known | self._tracing[key].keys()))
+        return needs
 
     def _keep(self, asked: Key, concrete: ConcreteFunction) -> None:
         """Remember a trace that was made because of the call known by `asked`."""
@@ -146,7 +146,7 @@ class Function:
         self._count += 1
         key = concrete.key
         if key != asked:
-            self._traces[asked] = tuple(k for k, _ in key.values)
+            self._traces[asked] = concrete.needs
         tracer = current_tracer()
         if tracer is not None and concrete.captures:  # it ends with the trace around it
             tracer.local[self, key] = concrete

@@ -207,14 +207,25 @@ def _weak_type(kinds: str, strong: DType | None) -> DType:
     return default
 
 
+def _alike(xs: tuple[Any, ...]) -> bool:
+    """True for eager tensors of one dtype, as in most calls: there is nothing to promote."""
+    first = getattr(getattr(xs[0], "_value", None), "dtype", None)
+    if first is None:
+        return False
+    for x in xs:
+        if getattr(getattr(x, "_value", None), "dtype", None) is not first:
+            return False
+    return True
+
+
 def promote(*xs: Any) -> tuple[Tensor, ...]:
     """`xs` as tensors of one dtype: Python numbers take the tensors' type, tensors and arrays
     promote by the array API standard's table. Casts are ops, so gradients pass through them."""
-    first = getattr(getattr(xs[0], "_value", None), "dtype", None)
-    if first is not None and (
-        len(xs) == 1 or (len(xs) == 2 and first is getattr(getattr(xs[1], "_value", None), "dtype", None))
-    ):
-        return xs  # eager tensors of one type, as in most calls: nothing to do
+    if _alike(xs):
+        return xs
+    xs = tuple([x.read_value() if hasattr(x, "read_value") else x for x in xs])  # variables
+    if _alike(xs):
+        return xs
     strong: DType | None = None
     weak = ""
     traced = False

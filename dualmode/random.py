@@ -68,7 +68,9 @@ class Generator:
     ) -> Tensor:
         """Numbers uniform in [low, high): `low` plus a multiple of 2**-24 (2**-53 for float64,
         2**-11 for float16, 2**-8 for bfloat16) of the width, rounded."""
-        u = self._unit(to_shape(shape), _floating(dtype))
+        dtype = _floating(dtype)
+        low, high = convert(low, dtype), convert(high, dtype)
+        u = self._unit(to_shape(shape), dtype)
         return ew.add(ew.multiply(u, ew.subtract(high, low)), low)
 
     def normal(
@@ -76,8 +78,8 @@ class Generator:
     ) -> Tensor:
         """Normal (Gaussian) numbers, by the transform of Box and Muller (1958)."""
         shape, dtype = to_shape(shape), _floating(dtype)
-        state = self._draw((2, *shape), ops.bits_type(dtype))
-        return ew.add(ew.multiply(ops.normal(state, shape, dtype), stddev), mean)
+        z = ops.normal(self._draw((2, *shape), ops.bits_type(dtype)), shape, dtype)
+        return ew.add(ew.multiply(z, convert(stddev, dtype)), convert(mean, dtype))
 
     def bernoulli(self, shape: Any = (), p: Any = 0.5, dtype: Any = specs.bool_) -> Tensor:
         """True (or 1) with probability `p`, else False (or 0)."""

@@ -87,20 +87,19 @@ def static_key(x: Any) -> Static | Identity:
     kind = type(x)
     if kind is float:  # hex tells -0.0 from 0.0, and NaN is NaN
         return Static(kind, x.hex())
-    own_identity = kind.__hash__ is object.__hash__ or isinstance(x, Variable)
-    if not own_identity:
-        try:
-            hash(x)
-            return Static(kind, x)
-        except TypeError:
-            pass
     try:
-        return Identity(x)
+        if kind.__hash__ is object.__hash__ or isinstance(x, Variable):
+            return Identity(x)
+        hash(x)
     except TypeError:
-        raise TypeError(
-            f"an argument of type {kind.__name__} can neither be traced nor hashed: {x!r}; "
-            "pass tensors, numbers, or lists, tuples, dicts and dataclasses of them"
-        ) from None
+        if kind.__hash__ is None and kind.__module__ != "builtins":
+            return Identity(x)
+        if kind.__hash__ is not object.__hash__:
+            raise TypeError(
+                f"an argument of type {kind.__name__} can neither be traced nor hashed: {x!r}; "
+                "pass tensors, numbers, or lists, tuples, dicts and dataclasses of them"
+            ) from None
+    return Static(kind, x)
 
 
 def leaf_key(x: Any) -> LeafKey:

@@ -22,7 +22,7 @@ from . import errors, op
 from .eager import EAGER
 from .op import Mode, Op, state
 from .ops.logic import CAST
-from .tensor import Tensor
+from .tensor import Operators, Tensor
 from .variable import Variable
 
 Array = np.ndarray[Any, Any]
@@ -80,6 +80,7 @@ class Tracer:
 
     def execute(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
         nodes = [self.node(x) for x in args]
+        attrs = {name: _static(x) for name, x in attrs.items()}
         try:
             spec = op.infer(*(n.spec for n in nodes), **attrs)
         except (TypeError, ValueError) as error:
@@ -267,3 +268,10 @@ def init_scope() -> Iterator[None]:
     """
     with op.mode(EAGER):
         yield
+
+
+def _static(x: Any) -> Any:
+    """An attribute of an op, with the values of traced numbers in it."""
+    if isinstance(x, tuple | list):
+        return tuple(map(_static, x))
+    return x.item() if isinstance(x, Operators) else x

@@ -46,11 +46,15 @@ def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     return x if keepdims else np.squeeze(x, axis=axes)
 
 
+def _largest(x: Array, **attrs: Any) -> Array:
+    return 1 + np.max(x, initial=0)  # the shift by the largest element rounds as coarsely as it
+
+
 ROWS = [
     Row(reduction.SUM, reduction.sum, _reduction(np.sum), 1, ALL, special=False,
         shapes=shape, attrs=axis_attrs, gradients=(0,)),
     Row(reduction.MEAN, reduction.mean, _reduction(np.mean), 1, (*FLOATS, *COMPLEX),
-        special=False, shapes=shape, attrs=axis_attrs, gradients=(0,)),
+        special=False, shapes=some, attrs=axis_attrs, gradients=(0,)),
     Row(reduction.PROD, reduction.prod, _reduction(np.prod), 1, ALL, (-2, 2), special=False,
         shapes=shape, attrs=axis_attrs, smooth=(0.5, 1.5), gradients=(0,)),
     Row(reduction.MAX, reduction.max, _reduction(np.max), 1, ALL, shapes=some, attrs=axis_attrs,
@@ -64,9 +68,9 @@ ROWS = [
     Row(reduction.ANY, reduction.any, _reduction(np.any), 1, ALL, shapes=shape, attrs=axis_attrs),
     Row(reduction.ALL, reduction.all, _reduction(np.all), 1, ALL, shapes=shape, attrs=axis_attrs),
     Row(softmax.SOFTMAX, softmax.softmax, lambda x, axis: np.exp(_log_softmax(x, axis)), 1, FLOATS,
-        special=False, shapes=some, attrs=_softmax_axis, gradients=(0,)),
+        special=False, shapes=some, attrs=_softmax_axis, gradients=(0,), magnitude=_largest),
     Row(softmax.LOG_SOFTMAX, softmax.log_softmax, _log_softmax, 1, FLOATS, special=False,
-        shapes=some, attrs=_softmax_axis, gradients=(0,)),
+        shapes=some, attrs=_softmax_axis, gradients=(0,), magnitude=_largest),
     Row(softmax.LOGSUMEXP, softmax.logsumexp, _logsumexp, 1, FLOATS, special=False,
-        shapes=some, attrs=axis_attrs, gradients=(0,)),
+        shapes=some, attrs=axis_attrs, gradients=(0,), magnitude=_largest),
 ]  # fmt: skip

@@ -269,13 +269,13 @@ def where(condition: Any, x: Any, y: Any) -> Tensor:
 
 
 def _cast_infer(x: Spec, *, dtype: DType) -> Spec:
-    if x.dtype.is_complex and not dtype.is_complex:
-        raise DTypeError(f"cast: {x} to {dtype} would drop the imaginary part")
+    if x.dtype.is_complex and dtype.kind not in "cb":
+        raise DTypeError(f"cast: {x} to {dtype} would drop the imaginary part; use dm.real(x)")
     return Spec(x.shape, dtype)
 
 
 def _cast_kernel(x: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
-    if x.dtype.kind == "c" and not dtype.is_complex:
+    if x.dtype.kind == "c" and dtype.kind not in "cb":
         raise TypeError("cast: complex to real")
     if not dtype.is_integer or x.dtype.kind in "biu":
         return x.astype(dtype.numpy)
@@ -323,7 +323,7 @@ def cast(x: Any, dtype: Any) -> Tensor:
     Floating to integer drops the fraction and saturates; NaN gives 0. To bool: whether x != 0.
 
     Raises:
-        DTypeError: `x` is complex and `dtype` is not.
+        DTypeError: `x` is complex, `dtype` is not (nor bool); use `real` or `abs`.
     """
     x, dtype = convert(x), specs.dtype(dtype)
     return x if x.dtype is dtype and not x.weak else CAST(x, dtype=dtype)

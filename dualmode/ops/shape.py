@@ -33,8 +33,8 @@ Index = tuple[Expr, ...]
 
 def to_shape(shape: Any) -> Shape:
     """A size or a sequence of sizes as a tuple of ints."""
-    if isinstance(shape, int):
-        return (shape,)
+    if isinstance(shape, int) or getattr(shape, "ndim", None) == 0:
+        return (operator.index(shape),)
     sizes = shape if isinstance(shape, Sequence) else list(shape)
     return tuple(operator.index(n) for n in sizes)
 

@@ -61,9 +61,9 @@ def _function(signature: str, nest: Nest, host: Host) -> str:
     return f"define internal void {signature} {attributes(host)} {{\nentry:\n{body}\n  ret void\n}}\n"
 
 
-def _pointers(nest: Nest, buffers: list[Buffer]) -> None:
+def _pointers(nest: Nest, buffers: list[Buffer], first: int = 0) -> None:
     nest.w.lines = nest.lines
-    for k, b in enumerate(buffers):
+    for k, b in enumerate(buffers, first):
         slot = nest.w.emit(f"getelementptr ptr, ptr %bufs, i64 {k}")
         nest.pointers[b] = nest.w.emit(f"load ptr, ptr {slot}")
 
@@ -212,11 +212,7 @@ def _epilogue(
     first = kernel.stores[0].buffer
     extra = [b for b in dict.fromkeys([*kernel.writes(), *sorted(reads, key=str)]) if b is not first]
     nest = Nest(host, {})
-    _pointers(nest, [first])
-    nest.w.lines = nest.lines
-    for k, b in enumerate(extra):
-        slot = nest.w.emit(f"getelementptr ptr, ptr %bufs, i64 {k + 3}")
-        nest.pointers[b] = nest.w.emit(f"load ptr, ptr {slot}")
+    _pointers(nest, [first, *extra], first=2)
     _Tile(nest, kernel, c).emit()
     arguments = "ptr %bufs, i64 %batch, i64 %i0, i64 %j0, i64 %mr, i64 %nr, ptr %tile, i64 %ldt"
     return _function(f"@{name}({arguments})", nest, host), extra, nest.w.declarations

@@ -97,7 +97,7 @@ class _Fold:
     def _innermost(self, axis: Axis, accs: list[str]) -> list[str]:
         """Groups of `count` steps in a loop, what is left written out, the last step masked."""
         nest, extent = self.nest, axis.extent
-        step = self.lanes if self.across else 1
+        accs, step = list(accs), self.lanes if self.across else 1
         group = step * self.count
         whole = extent // group * group
 

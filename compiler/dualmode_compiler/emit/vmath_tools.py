@@ -1,0 +1,115 @@
+"""What the vector math functions share: floating formats and short forms of expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..expr import Expr, apply, bitcast, cast, const, select
+from ..spec import DType, float32, float64, int32, int64, uint32, uint64
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """An IEEE 754 binary format and the constants that range reduction needs in it.
+
+    Attributes:
+        word, integer: unsigned and signed integers of the same width.
+        mantissa: bits of the fraction.
+        bias: of the exponent.
+        ln2: log(2) as a sum; the first part is short, so that its product with an exponent is exact.
+        half_pi: pi / 2 as a sum.
+        largest: the argument of `exp` from which it overflows, rounded up.
+        smallest: the argument of `exp` down from which it gives 0.
+    """
+
+    word: DType
+    integer: DType
+    mantissa: int
+    bias: int
+    ln2: tuple[float, float]
+    half_pi: tuple[float, float]
+    largest: float
+    smallest: float
+
+
+FORMATS = {
+    float32: Format(
+        word=uint32,
+        integer=int32,
+        mantissa=23,
+        bias=127,
+        ln2=(0.693145751953125, 1.428606765330187e-06),
+        half_pi=(1.5707963705062866, -4.371138828673793e-08),
+        largest=89.0,
+        smallest=-104.0,
+    ),
+    float64: Format(
+        word=uint64,
+        integer=int64,
+        mantissa=52,
+        bias=1023,
+        ln2=(0.6931471805592082, 7.371230119405e-13),
+        half_pi=(1.5707963267948966, 6.123233995736766e-17),
+        largest=710.0,
+        smallest=-746.0,
+    ),
+}
+
+
+def fma(a: Expr, b: Expr | float, c: Expr | float) -> Expr:
+    """`a * b + c`, rounded once."""
+    return apply("fma", a, real(b, a.dtype), real(c, a.dtype))
+
+
+def real(x: Expr | float, dtype: DType) -> Expr:
+    return x if isinstance(x, Expr) else const(x, dtype)
+
+
+def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
+    """`sum(c * x**k)` by Horner's rule, lowest power first."""
+    *rest, top = coefficients
+    out = const(top, x.dtype)
+    for c in reversed(rest):
+        out = fma(out, x, c)
+    return out
+
+
+def absolute(x: Expr) -> Expr:
+    return apply("abs", x)
+
+
+def minimum(x: Expr, bound: float) -> Expr:
+    return apply("minimum", x, const(bound, x.dtype))
+
+
+def maximum(x: Expr, bound: float) -> Expr:
+    return apply("maximum", x, const(bound, x.dtype))
+
+
+def test(fn: str, x: Expr, y: Expr | float) -> Expr:
+    """The comparison `fn` of `x` with `y`."""
+    return apply(fn, x, real(y, x.dtype))
+
+
+def choose(cond: Expr, a: Expr | float, b: Expr | float, dtype: DType) -> Expr:
+    return select(cond, real(a, dtype), real(b, dtype))
+
+
+def bits(x: Expr) -> Expr:
+    """The representation of a floating value, as an unsigned integer."""
+    return bitcast(x, FORMATS[x.dtype].word)
+
+
+def from_bits(x: Expr, dtype: DType) -> Expr:
+    return bitcast(x, dtype)
+
+
+def shift(fn: str, x: Expr, by: int) -> Expr:
+    """`x` shifted by `fn`: "shl", "lshr" or "ashr"."""
+    return apply(fn, x, const(by, x.dtype))
+
+
+def signed(x: Expr, dtype: DType) -> Expr:
+    """The unsigned integer `x`, read as two's complement, as a floating value."""
+    return cast(bitcast(x, FORMATS[dtype].integer), dtype)
