@@ -12,11 +12,11 @@ from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.runtime.layout import MISS, Layout
 from dualmode_compiler.spec import Spec, default
 
-from . import op, tree
+from . import config, op, tree
 from .callable import GraphFunction, lock
 from .op import convert, state
 from .ops.logic import CAST
-from .signature import Arguments, Key, number_value
+from .signature import Arguments, Key, Static, number_value, static_key
 from .tensor import Tensor
 from .tracer import Need, Tracer, current_tracer
 from .variable import Variable
@@ -105,7 +105,9 @@ class ConcreteFunction:
         tracer = Tracer(state.mode, creates, needs)
         inputs = list(leaves)
         for k in known:
-            inputs[k] = number_value(inputs[k])
+            spec = key.leaves[k]
+            assert isinstance(spec, Spec)
+            inputs[k] = tracer.weak(number_value(leaves[k]), spec.dtype)
         for k in traced:
             spec = key.leaves[k]
             assert isinstance(spec, Spec)
@@ -126,6 +128,9 @@ class ConcreteFunction:
         run = [(k, n) for k, n in zip(traced, nodes, strict=True) if k not in needs]
         self._traced = [k for k, _ in run]
         self._params = [n.attr("index") for _, n in run]
+        # what the other arguments have to be
+        self._static = [(k, x) for k, x in enumerate(key.leaves) if not isinstance(x, Spec)]
+        self._static += self.key.values
         self._states = tracer.states
         self._constants = tracer.constants
         self.captures = tracer.captures
@@ -157,17 +162,26 @@ class ConcreteFunction:
     def run(self, leaves: Sequence[Any]) -> Any:
         """Run with these leaves of the arguments, which are of this signature."""
         inputs = [leaves[k] for k in self._traced]
-        if not state.tapes and current_tracer() is None:
-            entry = self.entry
-            if entry is not None:
-                out = entry.call(*inputs)
-                if out is MISS:
-                    arrays = [x._value if isinstance(x, Tensor) else x for x in inputs]
-                    out = tuple(map(Tensor._wrap, entry.run(arrays)))
-                elif self._result.single:
-                    return out
-                return self._result.build(out)
-        return self._run_on_tensors(inputs)
+        if state.tapes or current_tracer() is not None or self.entry is None:
+            return self._run_on_tensors(inputs)
+        out = self.entry.call(*inputs)
+        if out is MISS:  # an argument that has to be converted, or another call is under way
+            arrays = [x._value if isinstance(x, Tensor) else x for x in inputs]
+            outputs = [Tensor._wrap(a) for a in self.entry.run(arrays)]
+        else:
+            outputs = (out,) if self._result.single else out
+        return self._result.build(outputs)
+
+    def attempt(self, leaves: Sequence[Any], form: Any) -> Any:
+        """Run natively if these arguments are of this signature; else `MISS`. For eager calls."""
+        if form != self.key.form or self._entry is None:
+            return MISS
+        for k, known in self._static:
+            x = leaves[k]
+            if not (isinstance(known, Static) and known.value is x) and static_key(x) != known:
+                return MISS
+        out = self._entry.call(*[leaves[k] for k in self._traced])
+        return out if out is MISS or self._result.single else self._result.build(out)
 
     @property
     def entry(self) -> Any:
@@ -182,6 +196,7 @@ class ConcreteFunction:
                         self._states,
                         self._constants,
                         "single" if self._result.single else "tuple",
+                        native=config.entry == "native",
                     )
         return self._entry
 

@@ -25,7 +25,7 @@ entry: Literal["native", "ctypes"] = "native"
 """How Python calls compiled code: through a generated CPython function, or through ctypes."""
 
 backend: Literal["compile", "interpret"] = "compile"
-"""What runs the graphs of functions: compiled code, or their NumPy kernels one by one, to compare."""
+"""What runs the graphs of functions: compiled code, or NumPy kernels one by one, to compare."""
 
 _NAMES = ("num_threads", "jit", "full_tracebacks", "entry", "backend")
 _CHOICES = {"entry": ("native", "ctypes"), "backend": ("compile", "interpret")}

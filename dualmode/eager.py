@@ -24,7 +24,11 @@ _ndarray = np.ndarray
 _new = object.__new__
 _NUMBERS = {bool: specs.bool_, int: specs.int32, float: specs.float32, complex: specs.complex64}
 # what NumPy makes of nested lists of Python numbers, and what it means here
-_NARROW = {specs.int64: specs.int32, specs.float64: specs.float32, specs.complex128: specs.complex64}
+_NARROW = {
+    specs.int64: specs.int32,
+    specs.float64: specs.float32,
+    specs.complex128: specs.complex64,
+}
 
 
 class _Quiet(threading.local):
@@ -62,10 +66,10 @@ class Eager:
                 value = run(op.kernel, args[0]._value, **attrs)
             else:
                 value = run(op.kernel, *[x._value for x in args], **attrs)
+            if type(value) is not _ndarray:
+                value = np.asarray(value)
         except Exception as error:
             _explain(op, args, attrs, error)
-        if type(value) is not _ndarray:
-            value = np.asarray(value)
         tensor = _new(Tensor)
         tensor._value = value
         return tensor
@@ -139,7 +143,9 @@ def to_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
     try:
         value = np.asarray(x)
     except ValueError as error:
-        raise errors.ShapeError(f"asarray: {type(x).__name__} is not rectangular: {error}") from None
+        raise errors.ShapeError(
+            f"asarray: {type(x).__name__} is not rectangular: {error}"
+        ) from None
     found = _known(value.dtype, x)
     if isinstance(x, list | tuple | range) and not _holds(x, (np.generic, _ndarray)):
         dtype = dtype or _NARROW.get(found, found)

@@ -51,6 +51,8 @@ class Function:
         self._traces: dict[Key, ConcreteFunction | Needs] = {}
         self._tracing: dict[Key, Needs] = {}
         self._count = 0
+        # of the latest eager call: its trace, and its native entry if that takes arguments as given
+        self._recent: ConcreteFunction | None = None
         self._fast: Callable[..., Any] = _miss
         self._methods: dict[int, _Method] = {}
 
@@ -65,9 +67,15 @@ class Function:
         if not config.jit:
             return self._python(*args, **kwargs)
         leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
+        eager = state.mode is EAGER and not state.tapes
+        if eager and self._recent is not None:
+            out = self._recent.attempt(leaves, form)
+            if out is not MISS:
+                return out
         concrete = self._concrete(Key.of(form, leaves), leaves)
         out = concrete.run(leaves)
-        if state.mode is EAGER and not state.tapes and not kwargs:
+        if eager:
+            self._recent = concrete
             self._fast = concrete.direct(len(args)) or _miss
         return out
 

@@ -1,7 +1,7 @@
 """Losses, by Keras's names: functions that give one value per sample, and classes that average.
 
-`y_true` is cast to the dtype of `y_pred`. Shapes must be equal: `[n]` against `[n,1]` is an error, not
-a broadcast to `[n,n]`. The mean over a batch of 0 samples is 0.
+`y_true` is cast to the dtype of `y_pred`. Shapes must be equal: `[n]` against `[n,1]` is an error,
+not a broadcast to `[n,n]`. The mean over a batch of 0 samples is 0.
 """
 
 from __future__ import annotations
@@ -95,8 +95,16 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
 
 
 class Loss:
-    """A loss per sample, reduced to one number. Base of the losses below; the argument `fn` makes
-    one of any function `(y_true, y_pred) -> values`."""
+    """A loss per sample, reduced to one number: the base of the losses below.
+
+    Args:
+        fn: `(y_true, y_pred) -> values`, which are reduced.
+        reduction: "sum_over_batch_size" (their mean), "sum", or "none" (None): as they are.
+        name: for messages.
+
+    Raises:
+        ValueError: `reduction` is none of these.
+    """
 
     def __init__(
         self,
@@ -104,14 +112,6 @@ class Loss:
         reduction: Reduction = "sum_over_batch_size",
         name: str | None = None,
     ) -> None:
-        """Args:
-            fn: gives the values that are reduced.
-            reduction: "sum_over_batch_size" (their mean), "sum", or "none" (None): as they are.
-            name: for messages.
-
-        Raises:
-            ValueError: `reduction` is none of these.
-        """
         if reduction not in ("sum_over_batch_size", "sum", "none", None):
             raise ValueError(
                 f"reduction {reduction!r} is not 'sum_over_batch_size', 'sum' or 'none'"
@@ -197,8 +197,7 @@ def check_labels(what: str, y_true: Any, y_pred: Any) -> None:
         )
     if not y_true.dtype.is_integer:
         raise DTypeError(
-            f"{what}: labels must be integers, y_true is {y_true.spec}; use "
-            "y_true.astype('int32')"
+            f"{what}: labels must be integers, y_true is {y_true.spec}; use y_true.astype('int32')"
         )
 
 

@@ -1,8 +1,8 @@
 """The definition of an operation, and the mode that executes it.
 
-An `Op` is one record: what it infers, how NumPy computes it, its gradient, how it lowers to scalars and
-how it simplifies. Calling one asks the current mode to execute it: `eager.Eager` computes at once,
-`tracer.Tracer` adds a node to a graph. Tapes listen to both.
+An `Op` is one record: what it infers, how NumPy computes it, its gradient, how it lowers to scalars
+and how it simplifies. Calling one asks the current mode to execute it: `eager.Eager` computes at
+once, `tracer.Tracer` adds a node to a graph. Tapes listen to both.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _alike(xs: tuple[Any, ...]) -> bool:
     first = getattr(getattr(xs[0], "_value", None), "dtype", None)
     if first is None:
         return False
-    for x in xs:
+    for x in xs:  # noqa: SIM110 - half the cost of all()
         if getattr(getattr(x, "_value", None), "dtype", None) is not first:
             return False
     return True

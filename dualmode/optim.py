@@ -1,8 +1,8 @@
 """Optimizers, by Keras's names and formulas, made of small pure update rules that compose.
 
-A rule is a pair of functions, as in Optax: `init(param)` gives the slots that it keeps for a parameter,
-`update(delta, slots, param, step)` turns a gradient into the change of the parameter and gives the new
-slots. `Optimizer` keeps the slots in Variables and applies a rule to all parameters at once.
+A rule is a pair of functions, as in Optax: `init(param)` gives the slots that it keeps for a
+parameter, `update(delta, slots, param, step)` turns a gradient into the change of the parameter and
+gives the new slots. `Optimizer` keeps the slots in Variables and applies a rule to all parameters.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .trackable import Trackable, named_variables
 from .variable import Variable
 
 Slots = dict[str, Any]
+Update = Callable[[list[Variable], list[Any]], None]
 Rate = float | Variable | Callable[[Any], Any]
 
 
@@ -31,8 +32,8 @@ class Rule(NamedTuple):
 
     Attributes:
         init: `param -> slots`: arrays by name, the first values of what the rule remembers.
-        update: `(delta, slots, param, step) -> (delta, slots)`: `delta` is the gradient or what an
-            earlier rule made of it, `step` an int64 scalar, 1 at the first update. Written with ops.
+        update: `(delta, slots, param, step) -> (delta, slots)`, written with ops: `delta` is the
+            gradient or what an earlier rule made of it, `step` an int64 scalar, 1 at first.
     """
 
     init: Callable[[Any], Slots]
@@ -98,7 +99,8 @@ def adam(
     """Adam (Kingma and Ba 2015), in the form before their section 2.1 that Keras computes: epsilon
     is added to the root of the uncorrected second moment.
 
-    The corrections 1 - beta^t are computed as -expm1(t log beta), which keeps all digits for small t.
+    The corrections 1 - beta^t are computed as -expm1(t log beta), which keeps all digits for
+    small t.
     """
 
     def init(param: Any) -> Slots:
@@ -119,19 +121,20 @@ class Optimizer(Trackable):
     """Applies a rule to parameters. Its state is found by checkpoints: `iterations`, the learning
     rate, and the slots by the order in which their parameters first appeared.
 
+    Args:
+        rule: what to do with each gradient, e.g. `chain(...)` or `adam(...)`.
+        learning_rate: what the rule uses, if it is to be seen and set as `learning_rate`.
+        name: for messages.
+
     Attributes:
         iterations: int64 scalar Variable, the number of updates so far.
         slots: the slots of each parameter, by name.
     """
 
     def __init__(self, rule: Rule, learning_rate: Rate | None = None, name: str = "") -> None:
-        """Args:
-            rule: what to do with each gradient, e.g. `chain(...)` or `adam(...)`.
-            learning_rate: what the rule uses, if it is to be seen and set as `learning_rate`.
-            name: for messages.
-        """
         self.name = name or type(self).__name__
-        self.iterations = Variable(0, trainable=False, name=f"{self.name}/iterations", dtype="int64")
+        counter = f"{self.name}/iterations"
+        self.iterations = Variable(0, trainable=False, name=counter, dtype="int64")
         self._learning_rate = learning_rate
         self.slots: list[dict[str, Variable]] = []
         self._rule = rule
@@ -206,6 +209,15 @@ class SGD(Optimizer):
 
     With momentum (Polyak 1964): velocity <- momentum velocity - learning_rate g;
     w <- w + velocity, or for Nesterov's form w <- w + momentum velocity - learning_rate g.
+
+    Args:
+        learning_rate: a number, a scalar Variable, or a schedule: a function of `iterations`.
+        momentum: in [0, 1].
+        nesterov: whether momentum is Nesterov's.
+        name: for messages.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
     def __init__(
@@ -215,15 +227,6 @@ class SGD(Optimizer):
         nesterov: bool = False,
         name: str = "SGD",
     ) -> None:
-        """Args:
-            learning_rate: a number, a scalar Variable, or a schedule: a function of `iterations`.
-            momentum: in [0, 1].
-            nesterov: whether momentum is Nesterov's.
-            name: for messages.
-
-        Raises:
-            ValueError: a number out of its range.
-        """
         if not 0 <= momentum <= 1:
             raise ValueError(f"SGD: momentum must be in [0, 1], got {momentum!r}")
         rate = _rate_holder(learning_rate, name)
@@ -231,7 +234,18 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015): steps scaled by running means of the gradient and its square."""
+    """Adam (Kingma and Ba 2015): steps scaled by running means of the gradient and its square.
+
+    Args:
+        learning_rate: a number, a scalar Variable, or a schedule: a function of `iterations`.
+        beta_1: decay of the mean of gradients, in [0, 1).
+        beta_2: decay of the mean of their squares, in [0, 1).
+        epsilon: keeps the divisor away from 0.
+        name: for messages.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
 
     def __init__(
         self,
@@ -241,16 +255,6 @@ class Adam(Optimizer):
         epsilon: float = 1e-7,
         name: str = "Adam",
     ) -> None:
-        """Args:
-            learning_rate: a number, a scalar Variable, or a schedule: a function of `iterations`.
-            beta_1: decay of the mean of gradients, in [0, 1).
-            beta_2: decay of the mean of their squares, in [0, 1).
-            epsilon: keeps the divisor away from 0.
-            name: for messages.
-
-        Raises:
-            ValueError: a number out of its range.
-        """
         for label, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"Adam: {label} must be in [0, 1), got {beta!r}")
@@ -278,7 +282,7 @@ class _Known:
     def number(self, variable: Variable) -> int:
         return self._numbers[id(variable)]
 
-    def function(self, variables: list[Variable], apply: Callable[..., None]) -> Callable[..., None]:
+    def function(self, variables: list[Variable], apply: Update) -> Callable[[list[Any]], None]:
         """`apply(variables, grads)` as one compiled function of the gradients."""
         key = tuple(map(id, variables))
         if key not in self._functions:
@@ -314,8 +318,8 @@ def _checked(
         variables.append(variable)
     if not grads:
         raise ValueError(
-            f"{name}.apply_gradients: no variable has a gradient: {', '.join(missing)}; is the loss "
-            "computed from them, inside of the tape?"
+            f"{name}.apply_gradients: no variable has a gradient: {', '.join(missing)}; is the "
+            "loss computed from them, inside of the tape?"
         )
     if missing:
         warnings.warn(f"{name}: no gradient for {', '.join(missing)}: left as is", stacklevel=3)

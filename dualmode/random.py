@@ -141,22 +141,29 @@ def default_generator() -> Generator:
 
 
 @cache
-def initial_generator() -> Generator:
-    """The generator behind the first values of weights. It is apart from the default one because
-    weights are created while a function is traced, before its own draws take place."""
+def _key_generator() -> Generator:
     return Generator()
 
 
+def fresh_key() -> np.ndarray[Any, Any]:
+    """uint64[2], another one on each call, in a sequence that `set_seed` starts anew: a key for
+    NumPy's generators, which make the first values of weights and the orders of datasets.
+
+    The sequence is apart from the default generator because weights are created while a function is
+    traced, before the function's own draws take place.
+    """
+    with eagerly():
+        return _key_generator()._draw((1,), specs.uint64).numpy()
+
+
 def set_seed(seed: int) -> None:
-    """Start the default generator anew, and that of initial weights: the same seed gives the same
-    numbers."""
+    """Start the default generator anew, and the sequence of keys: the same seed gives the same
+    numbers, first weights and orders of datasets."""
     default_generator().reset(seed)
-    initial_generator().reset(seed)
+    _key_generator().reset(seed)
 
 
-def uniform(
-    shape: Any = (), low: Any = 0.0, high: Any = 1.0, dtype: Any = specs.float32
-) -> Tensor:
+def uniform(shape: Any = (), low: Any = 0.0, high: Any = 1.0, dtype: Any = specs.float32) -> Tensor:
     """`Generator.uniform` of the default generator."""
     return default_generator().uniform(shape, low, high, dtype)
 

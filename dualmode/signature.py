@@ -159,9 +159,12 @@ class Arguments:
         signature = inspect.signature(function)
         parameters = list(signature.parameters.values())[skip:]
         self._signature = signature.replace(parameters=parameters)
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        self._plain = len(parameters) if all(p.kind in positional for p in parameters) else -1
         self.names = [p.name for p in parameters]
+        kinds = [p.kind for p in parameters]
+        ordinary = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+        self._ordinary = ordinary.issuperset(kinds)
+        self._positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Positional and keyword arguments in the one form that all equal calls share.
@@ -169,8 +172,20 @@ class Arguments:
         Raises:
             TypeError: the arguments do not fit the function's parameters.
         """
-        if not kwargs and len(args) == self._plain:
-            return args, kwargs
+        if self._ordinary:
+            count, names = len(args), self.names
+            if count == len(names) and not kwargs:
+                return args, kwargs
+            # the common case without inspect, which is slow; it explains what does not fit
+            named = {**self._defaults, **kwargs}
+            if count <= self._positional and kwargs.keys().isdisjoint(names[:count]):
+                rest = names[count:]
+                if all(n in named for n in rest) and kwargs.keys() <= set(rest):
+                    split = self._positional
+                    return (
+                        (*args, *(named[n] for n in names[count:split])),
+                        {n: named[n] for n in names[split:]},
+                    )
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -24,12 +24,10 @@ Value = Tensor | Variable
 CallVjp = Callable[[list[Tensor | None]], Sequence[Tensor | None]]
 
 
-# One step that was executed: inputs, outputs, and how gradients pass. An op with its attributes; or no
-# op and the vjp of a call of a compiled function; or neither: a variable was read. A plain tuple,
-# because one is made for each op that runs.
-_Entry = tuple[
-    Sequence[Value], Sequence[Tensor], Op | None, dict[str, Any] | None, CallVjp | None
-]
+# One step that was executed: inputs, outputs, and how gradients pass. An op with its attributes; or
+# no op and the vjp of a call of a compiled function; or neither: a variable was read. A plain
+# tuple, because one is made for each op that runs.
+_Entry = tuple[Sequence[Value], Sequence[Tensor], Op | None, dict[str, Any] | None, CallVjp | None]
 
 
 class GradientTape:
@@ -106,22 +104,23 @@ class GradientTape:
                 return
 
     def record_read(self, variable: Variable, out: Tensor) -> None:
-        if self._watch_accessed and variable.trainable and variable.dtype.is_inexact:
-            self._live[id(variable)] = variable
+        self._access(variable)
         if id(variable) in self._live:
             self._entries.append(((variable,), (out,), None, None, None))
             self._live[id(out)] = out
 
-    def record_call(
-        self, inputs: Sequence[Value], outputs: Sequence[Tensor], vjp: CallVjp
-    ) -> None:
+    def record_call(self, inputs: Sequence[Value], outputs: Sequence[Tensor], vjp: CallVjp) -> None:
         live = self._live
         for x in inputs:
-            if isinstance(x, Variable) and self._watch_accessed and x.trainable:
-                live[id(x)] = x
+            if isinstance(x, Variable):
+                self._access(x)
         if any(id(x) in live for x in inputs):
             self._entries.append((inputs, outputs, None, None, vjp))
             live.update((id(x), x) for x in outputs)
+
+    def _access(self, variable: Variable) -> None:
+        if self._watch_accessed and variable.trainable and variable.dtype.is_inexact:
+            self._live[id(variable)] = variable
 
     # --- differentiation ------------------------------------------------------------------------
 
@@ -157,7 +156,8 @@ class GradientTape:
             )
         if unconnected_gradients not in ("none", "zero"):
             raise ValueError(
-                f"gradient: unconnected_gradients is 'none' or 'zero', not {unconnected_gradients!r}"
+                f"gradient: unconnected_gradients is 'none' or 'zero', "
+                f"not {unconnected_gradients!r}"
             )
         targets = _leaves(target, "gradient: the target")
         wanted = _leaves(sources, "gradient: a source")
@@ -182,16 +182,15 @@ class GradientTape:
 def _leaves(structure: Any, what: str) -> list[Value]:
     out: list[Value] = []
     for leaf in tree.leaves(structure):
-        if not isinstance(leaf, Operators):
+        if not isinstance(leaf, Tensor | Variable):
             raise GradientError(
                 f"{what} is a {type(leaf).__name__}; only tensors and variables have gradients"
             )
         if not leaf.dtype.is_inexact:
             raise GradientError(
-                f"{what} is {leaf.spec}: {leaf.dtype} is non-differentiable; "  # type: ignore[attr-defined]
-                "use a floating dtype"
+                f"{what} is {leaf.spec}: {leaf.dtype} is non-differentiable; use a floating dtype"
             )
-        out.append(leaf)  # type: ignore[arg-type]
+        out.append(leaf)
     return out
 
 
@@ -214,7 +213,10 @@ def _seeds(target: Any, targets: list[Value], output_gradients: Any) -> list[Ten
 def _backward(
     entries: list[_Entry], targets: list[Value], seeds: list[Tensor], sources: list[Value]
 ) -> dict[int, Tensor]:
-    """Gradients by id, those of `sources` among them: one sweep forward to see what they reach, one back along that."""
+    """The gradients of those of `sources` that the targets depend on, by id.
+
+    One sweep forward finds what the sources reach, one back follows that only.
+    """
     needed = {id(x) for x in sources}
     path: list[_Entry] = []
     for entry in entries:
@@ -237,7 +239,7 @@ def _backward(
             of_inputs = vjp(of_outputs)
         for x, g in zip(inputs, of_inputs, strict=True):
             if g is not None and id(x) in needed and x.dtype.is_inexact:
-                _accumulate(grads, x, g() if callable(g) else g)
+                _accumulate(grads, x, g if isinstance(g, Tensor) else g())
     return {key: g for key, g in grads.items() if key in keep}
 
 

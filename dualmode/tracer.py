@@ -101,7 +101,7 @@ class Tracer:
                 return x
         else:
             node = self.graph.const(np.asarray(x, dtype.numpy))
-        return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=Spec((), dtype, True)))
+        return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=Spec(node.spec.shape, dtype, True)))
 
     def read(self, variable: Variable) -> Tensor:
         found = self._values.get(id(variable))

@@ -1,4 +1,4 @@
-"""Checkpoints: the values of variables by path, in safetensors files that appear whole or not at all.
+"""Checkpoints: the values of variables by path, in safetensors files that are written atomically.
 
 ```python
 checkpoint = dm.train.Checkpoint(model=model, optimizer=optimizer)
@@ -33,9 +33,11 @@ StrPath = str | os.PathLike[str]
 _SUFFIX = ".safetensors"
 _NUMBERED = re.compile(r"(?P<prefix>.+)-(?P<number>\d+)\.safetensors")
 _NAMES = {
-    **{"bool": "BOOL", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"},
-    **{f"{k}{n}": f"{k[0].upper()}{n}" for k in ("int", "uint") for n in (8, 16, 32, 64)},
+    "bool": "BOOL",
+    "bfloat16": "BF16",
     "complex64": "C64",
+    **{f"float{n}": f"F{n}" for n in (16, 32, 64)},
+    **{f"{k}{n}": f"{k[0].upper()}{n}" for k in ("int", "uint") for n in (8, 16, 32, 64)},
 }
 _DTYPES = {code: DTYPES[name] for name, code in _NAMES.items()}
 
@@ -47,17 +49,17 @@ class CheckpointError(Error):
 class Checkpoint:
     """The variables of named objects, to be saved and restored together.
 
-    Objects are variables, layers, models, optimizers, metrics, and lists, tuples and dicts of them.
     The path of a variable (`model/layers/0/kernel`) is its key in the file.
+
+    Args:
+        objects: variables, layers, models, optimizers, metrics, and lists, tuples and dicts of
+            them, by the name that starts the keys.
+
+    Raises:
+        TypeError: an object holds no variables by its type.
     """
 
     def __init__(self, **objects: Any) -> None:
-        """Args:
-            objects: what to save, by the name that starts the keys.
-
-        Raises:
-            TypeError: an object holds no variables by its type.
-        """
         for name, x in objects.items():
             if not isinstance(x, (Trackable, Variable, list, tuple, dict)):
                 raise TypeError(
@@ -67,7 +69,7 @@ class Checkpoint:
         self._objects = objects
 
     def save(self, prefix: StrPath) -> str:
-        """Write to `{prefix}-{n}.safetensors`, n one more than the highest there, and return that."""
+        """Write to `{prefix}-{n}.safetensors`, n one above the highest there; return that path."""
         directory, stem = os.path.split(os.fspath(prefix))
         if not stem:
             raise ValueError(f"Checkpoint.save: prefix {os.fspath(prefix)!r} has no file name")
@@ -75,7 +77,7 @@ class Checkpoint:
         return self.write(os.path.join(directory, f"{stem}-{number}{_SUFFIX}"))
 
     def write(self, path: StrPath) -> str:
-        """Write to exactly `path` and return it. A file that is there stays until this one is whole.
+        """Write to exactly `path` and return it. A file there stays until the new one is whole.
 
         The values go to a temporary file beside it, reach the disk, and take its name.
         """
@@ -86,8 +88,8 @@ class Checkpoint:
     def restore(self, path: StrPath | None, partial: bool = False) -> RestoreStatus:
         """Set all variables to the values in the file at `path`; None does nothing.
 
-        Values whose variables do not exist yet (layers not yet called, an optimizer before its first
-        step) are kept, and are applied as soon as these are created.
+        Values whose variables do not exist yet (layers not yet called, an optimizer before its
+        first step) are kept, and are applied as soon as these are created.
 
         Args:
             path: what `save` or `latest_checkpoint` returned.
@@ -130,7 +132,17 @@ class RestoreStatus:
 
 
 class CheckpointManager:
-    """Keeps the newest checkpoints of a directory."""
+    """Keeps the newest checkpoints of a directory.
+
+    Args:
+        checkpoint: what to save.
+        directory: where; it is created.
+        max_to_keep: how many stay; None: all.
+        checkpoint_name: the files are `{checkpoint_name}-{n}.safetensors`.
+
+    Raises:
+        ValueError: `max_to_keep` is less than 1.
+    """
 
     def __init__(
         self,
@@ -139,15 +151,6 @@ class CheckpointManager:
         max_to_keep: int | None = 5,
         checkpoint_name: str = "ckpt",
     ) -> None:
-        """Args:
-            checkpoint: what to save.
-            directory: where; it is created.
-            max_to_keep: how many stay; None: all.
-            checkpoint_name: the files are `{checkpoint_name}-{n}.safetensors`.
-
-        Raises:
-            ValueError: `max_to_keep` is less than 1.
-        """
         if max_to_keep is not None and max_to_keep < 1:
             raise ValueError(f"CheckpointManager: max_to_keep must be 1 or more, got {max_to_keep}")
         self._checkpoint = checkpoint
@@ -220,7 +223,7 @@ def read(path: StrPath) -> dict[str, Array]:
         raise CheckpointError(
             f"checkpoint {os.fspath(path)} is damaged or truncated ({len(data)} bytes): {error}"
         ) from error
-    values = {key: _decode(os.fspath(path), key, entry) for key, entry in entries.items()}
+    values = {key: _decode(os.fspath(path), key, entries[key]) for key in sorted(entries)}
     expected = _metadata(data).get("crc32")
     if expected is not None and expected != _checksum(values):
         raise CheckpointError(f"checkpoint {os.fspath(path)} is damaged: its checksum differs")
@@ -243,7 +246,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 def _checksum(values: dict[str, Array]) -> str:
     crc = 0
     for key in sorted(values):
-        crc = zlib.crc32(np.asarray(values[key], order="C").reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(values[key].reshape(-1).view(np.uint8).data, crc)
     return f"{crc:08x}"
 
 

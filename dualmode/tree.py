@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 _NAMESPACE = "dualmode"
-_whole: set[type[Any]] = set()
+_whole: set[type[Any]] = set()  # types whose instances are leaves
 _registered: set[type[Any]] = set()
 _lock = threading.Lock()
 
@@ -36,16 +36,15 @@ def flatten(structure: Any) -> tuple[list[Any], Any]:
 
     None has no leaves; dict keys are visited in sorted order.
     """
-    optree = _optree()
-    leaves, form = optree.tree_flatten(structure, namespace=_NAMESPACE)
-    unknown = {
-        type(x) for x in leaves if dataclasses.is_dataclass(x) and not isinstance(x, type)
-    } - _whole
-    if not unknown:
-        return leaves, form
-    for cls in unknown:
-        _register(cls)
-    return flatten(structure)
+    leaves, form = _optree().tree_flatten(structure, namespace=_NAMESPACE)
+    for x in leaves:
+        cls = type(x)
+        if cls not in _whole:
+            if dataclasses.is_dataclass(cls):
+                _register(cls)
+                return flatten(structure)
+            _whole.add(cls)
+    return leaves, form
 
 
 def unflatten(form: Any, leaves: Iterable[Any]) -> Any:

@@ -1,6 +1,6 @@
 """Classify handwritten digits with a 64-64-10 perceptron.
 
-    python examples/digits.py --mode compiled
+Run `python examples/digits.py --mode compiled`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dualmode as dm
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("eager", "compiled"), default="compiled")
     parser.add_argument("--quick", action="store_true", help="3 epochs instead of 20")
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Predict the sepal width of irises from their other three measures; save, restore and predict.
 
-    python examples/iris_regression.py --mode compiled
+Run `python examples/iris_regression.py --mode compiled`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Regressor(dm.nn.Model):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("eager", "compiled"), default="compiled")
     parser.add_argument("--quick", action="store_true", help="2 epochs instead of 10")
     parser.add_argument("--directory", help="where checkpoints go; a temporary one if not given")

@@ -1,6 +1,6 @@
 """Fit a line to 2,000 noisy points around y = 3x + 2, with nothing but Variables and a tape.
 
-    python examples/linear_regression.py --mode compiled
+Run `python examples/linear_regression.py --mode compiled`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dualmode as dm
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("eager", "compiled"), default="compiled")
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """A 3-20-1 perceptron on random data that arrives as float64, as NumPy makes it.
 
-    python examples/perceptron.py --mode compiled
+Run `python examples/perceptron.py --mode compiled`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dualmode as dm
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("eager", "compiled"), default="compiled")
     parser.add_argument("--quick", action="store_true", help="fewer steps")
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """The op table: one row for each op says how to call it, on what inputs, and what it must give.
 
-Rows drive the tests: eager results against a NumPy oracle, gradients against finite differences, and
-both modes against each other. The rows are in `op_table_*.py`, beside one another as the op modules.
+Rows drive the tests: eager results against a NumPy oracle, gradients against finite differences,
+and both modes against each other. They are in `op_table_*.py`; a new file is found by its name.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 Attrs = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
+Inputs = Callable[[Draw, str], tuple[list[Array], Attrs]]
 
 HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")
@@ -43,8 +44,8 @@ class Row:
     Attributes:
         op: the record.
         call: the public function, `call(*tensors, **attrs) -> Tensor`.
-        oracle: `oracle(*arrays, **attrs)`: what NumPy gives, in a type of its own choice. Half types
-            arrive as float32, and float32 as float64 unless `wide` is False.
+        oracle: `oracle(*arrays, **attrs)`: what NumPy gives, in a type of its own choice. Half
+            types arrive as float32, and float32 as float64 unless `wide` is False.
         arity: number of inputs.
         dtypes: element types to try.
         domain: range of the values that are drawn.
@@ -53,6 +54,7 @@ class Row:
         attrs: draws the attributes, given the shapes.
         inputs: draws everything in another way: `(draw, dtype) -> (arrays, attrs)`.
         smooth: range of the values at which gradients are tested.
+        smooth_inputs: as `inputs`, at points where the op is differentiable twice.
         gradients: positions of the inputs with gradients.
         wide: whether the oracle may compute float32 in float64.
         ulp: how many units in the last place eager results may be off the oracle; the op's own
@@ -70,7 +72,8 @@ class Row:
     special: bool = True
     shapes: Callable[[Draw, int], list[Shape]] | None = None
     attrs: Callable[[Draw, list[Shape]], Attrs] = lambda draw, shapes: {}
-    inputs: Callable[[Draw, str], tuple[list[Array], Attrs]] | None = None
+    inputs: Inputs | None = None
+    smooth_inputs: Inputs | None = None
     smooth: tuple[float, float] = (-2.0, 2.0)
     gradients: tuple[int, ...] = ()
     wide: bool = True
@@ -86,9 +89,10 @@ class Row:
         own = self.op.tolerance
         return own if self.ulp is None else Agreement(self.ulp, own.per_term)
 
-    def examples(self, draw: Draw, dtype: str | None = None) -> tuple[list[Array], Attrs]:
+    def examples(self, draw: Draw, dtype: str = "") -> tuple[list[Array], Attrs]:
         """Inputs of any allowed dtype, with special values, and attributes."""
-        dtype = dtype or draw(st.sampled_from(self.dtypes))
+        if not dtype:
+            dtype = draw(st.sampled_from(self.dtypes))
         if self.inputs is not None:
             return self.inputs(draw, dtype)
         shapes = (self.shapes or broadcast_shapes)(draw, self.arity)
@@ -98,8 +102,9 @@ class Row:
     def smooth_examples(self, draw: Draw) -> tuple[list[Array], Attrs]:
         """float64 inputs at which the op is differentiable twice: no two values are equal, and
         all keep a distance from the integers, where kinks are."""
-        if self.inputs is not None:
-            return self.inputs(draw, "float64")
+        inputs = self.smooth_inputs or self.inputs
+        if inputs is not None:
+            return inputs(draw, "float64")
         shapes = (self.shapes or broadcast_shapes)(draw, self.arity)
         seed = draw(st.integers(0, 2**32 - 1))
         rng = np.random.default_rng(seed)
@@ -177,7 +182,7 @@ def values(
         return rng.random(shape) < 0.5
     if kind in "iu":
         info = np.iinfo(numpy)
-        low, high = (domain if not special else (-100.0, 100.0))
+        low, high = domain if not special else (-100.0, 100.0)
         x = rng.integers(max(info.min, int(low)), min(info.max, int(high)) + 1, shape).astype(numpy)
         extreme = np.array([info.min, info.max, 0, 1], numpy)
         return _sprinkle(rng, x, extreme) if special and draw(st.booleans()) else x

@@ -1,13 +1,18 @@
-"""Rows of the op table for elementwise ops: `ops/elementwise.py`, `logic.py`, `math.py`, `parts.py`."""
+"""Rows of the op table for `ops/elementwise.py`, `logic.py`, `math.py` and `parts.py`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 from hypothesis import strategies as st
+
+from dualmode.ops import elementwise as ew
+from dualmode.ops import logic, parts
+from dualmode.ops import math as dmath
+from dualmode_compiler.spec import DTYPES
 from op_table import (
     ALL,
     COMPLEX,
@@ -23,11 +28,6 @@ from op_table import (
     broadcast_shapes,
     values,
 )
-
-from dualmode.ops import elementwise as ew
-from dualmode.ops import logic, parts
-from dualmode.ops import math as dmath
-from dualmode_compiler.spec import DTYPES
 
 INEXACT = (*FLOATS, *COMPLEX)
 WHOLE = ("bool", *INTEGERS)
@@ -68,10 +68,10 @@ def _cast(x: Array, dtype: str) -> Array:
     return np.array(out, target.numpy).reshape(x.shape)
 
 
-def _where_inputs(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
+def _where_inputs(draw: Draw, dtype: str, special: bool = True) -> tuple[list[Array], Attrs]:
     a, b, c = broadcast_shapes(draw, 3)
     condition = values(draw, a, "bool", (0, 1), special=False)
-    return [condition, *(values(draw, s, dtype, (-4, 4), special=True) for s in (b, c))], {}
+    return [condition, *(values(draw, s, dtype, (-4, 4), special) for s in (b, c))], {}
 
 
 def _clip_inputs(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
@@ -86,13 +86,13 @@ def _shift_inputs(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
     return [x, values(draw, b, dtype, (-2, 70), special=False)], {}
 
 
-def _pow_inputs(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
+def _pow_inputs(draw: Draw, dtype: str, special: bool = True) -> tuple[list[Array], Attrs]:
     a, b = broadcast_shapes(draw, 2)
     if dtype in INTEGERS:  # negative powers of integers are an error
         return [values(draw, a, dtype, (-5, 5), False), values(draw, b, dtype, (0, 4), False)], {}
-    special = draw(st.booleans())
-    low = (-4.0 if special else 0.25, 4.0)
-    return [values(draw, a, dtype, low, special), values(draw, b, dtype, (-3, 3), special)], {}
+    special = special and draw(st.booleans())
+    base = values(draw, a, dtype, (-4.0 if special else 0.25, 4.0), special)
+    return [base, values(draw, b, dtype, (-3, 3), special)], {}
 
 
 def _sigmoid(x: float) -> float:
@@ -106,8 +106,10 @@ ARITHMETIC = [
     Row(ew.MULTIPLY, ew.multiply, np.multiply, 2, ALL, gradients=(0, 1)),
     Row(ew.DIVIDE, ew.divide, np.divide, 2, INEXACT, smooth=(0.5, 3), gradients=(0, 1)),
     Row(ew.FLOOR_DIVIDE, ew.floor_divide, np.floor_divide, 2, REAL, wide=False),
-    Row(ew.REMAINDER, ew.remainder, np.remainder, 2, REAL, gradients=(0, 1), wide=False),
-    Row(ew.POW, ew.pow, np.power, 2, NUMERIC, inputs=_pow_inputs),
+    Row(ew.REMAINDER, ew.remainder, np.remainder, 2, REAL, smooth=(0.5, 3),
+        gradients=(0, 1), wide=False),
+    Row(ew.POW, ew.pow, np.power, 2, NUMERIC, inputs=_pow_inputs,
+        smooth_inputs=partial(_pow_inputs, special=False), gradients=(0, 1)),
     Row(ew.SQUARE, ew.square, np.square, 1, NUMERIC, gradients=(0,)),
     Row(ew.NEGATIVE, ew.negative, np.negative, 1, NUMERIC, gradients=(0,)),
     Row(ew.ABS, ew.abs, np.abs, 1, ALL, gradients=(0,)),
@@ -115,7 +117,7 @@ ARITHMETIC = [
     Row(ew.MAXIMUM, ew.maximum, np.maximum, 2, ALL, gradients=(0, 1)),
     Row(ew.MINIMUM, ew.minimum, np.minimum, 2, ALL, gradients=(0, 1)),
     Row(ew.CLIP, ew.clip, np.clip, 3, REAL, inputs=_clip_inputs, gradients=(0, 1, 2)),
-]
+]  # fmt: skip
 
 COMPARISON = [
     Row(op, call, oracle, 2, ALL)
@@ -145,7 +147,8 @@ LOGIC = [
         inputs=_shift_inputs),
     Row(logic.RIGHT_SHIFT, logic.bitwise_right_shift, np.right_shift, 2, INTEGERS,
         inputs=_shift_inputs),
-    Row(logic.WHERE, logic.where, np.where, 3, ALL, inputs=_where_inputs, gradients=(1, 2)),
+    Row(logic.WHERE, logic.where, np.where, 3, ALL, inputs=_where_inputs,
+        smooth_inputs=partial(_where_inputs, special=False), gradients=(1, 2)),
     Row(logic.CAST, logic.cast, _cast, 1, ALL, inputs=_cast_inputs, wide=False),
     Row(logic.IDENTITY, logic.identity, np.array, 1, ALL, gradients=(0,)),
     Row(logic.STOP_GRADIENT, logic.stop_gradient, np.array, 1, ALL),

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs
-from op_table import reduction_shape as shape
 
 from dualmode.ops import reduction, softmax
+from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs
+from op_table import reduction_shape as shape
 
 some = partial(shape, empty=False)
 single = partial(axis_attrs, single=True)

@@ -1,4 +1,4 @@
-"""Rows for the ops that move, make, select and multiply arrays, draw random bits, or have effects."""
+"""Rows for the ops that move, make, select and multiply arrays, draw bits, or have effects."""
 
 from __future__ import annotations
 
@@ -123,6 +123,13 @@ def _matmul_oracle(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> 
     return np.einsum("...mk,...kn->...mn", a, b)
 
 
+def _matmul_magnitude(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> Array:
+    # `Row.bound` counts a.size / y.size terms; an element has as many as a row of `a`
+    y = _matmul_oracle(a, b, transpose_a, transpose_b)
+    terms = a.shape[-2 if transpose_a else -1]
+    return y * (terms * y.size / max(a.size, 1))
+
+
 # --- creation, random ---------------------------------------------------------------------------
 
 
@@ -188,9 +195,7 @@ def _index_inputs(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
 
 
 def _print(x: Any) -> Any:
-    return effects.PRINT(
-        x, texts=("x =", None), sep=" ", end="\n", summarize=None, file="stdout"
-    )
+    return effects.PRINT(x, texts=("x =", None), sep=" ", end="\n", summarize=None, file="stdout")
 
 
 _MOVES: dict[str, Any] = {"dtypes": ALL, "gradients": (0,), "wide": False}
@@ -260,6 +265,7 @@ ROWS = [
         dtypes=REAL,
         gradients=(0, 1),
         inputs=_matmul_inputs,
+        magnitude=_matmul_magnitude,
     ),
     Row(
         creation.ARANGE,

@@ -7,10 +7,9 @@ import pytest
 
 import dualmode as dm
 from dualmode import debugging
+from dualmode.debugging import assert_
 
-MODES = pytest.mark.parametrize(
-    "wrap", [lambda f: f, dm.function], ids=["eager", "compiled"]
-)
+MODES = pytest.mark.parametrize("wrap", [lambda f: f, dm.function], ids=["eager", "compiled"])
 
 
 @MODES
@@ -54,7 +53,12 @@ def test_print_summarizes(capfd):
     ("check", "good", "bad", "message"),
     [
         (lambda x: debugging.assert_equal(x, [1, 2]), [1, 2], [1, 3], r"x == y expected: 3 and 2"),
-        (lambda x: debugging.assert_less(x, 3), [1, 2], [1, 5], r"x < y expected: 5 and 3 at \[1\]"),
+        (
+            lambda x: debugging.assert_less(x, 3),
+            [1, 2],
+            [1, 5],
+            r"x < y expected: 5 and 3 at \[1\]",
+        ),
         (
             lambda x: debugging.assert_all_finite(x / 0, "no quotient"),
             np.zeros(0, int),
@@ -62,7 +66,7 @@ def test_print_summarizes(capfd):
             "no quotient: nan",
         ),
         (
-            lambda x: debugging.assert_(dm.sum(x) > 0, "a positive sum", dm.sum(x)),
+            lambda x: assert_(dm.sum(x) > 0, "a positive sum", dm.sum(x)),
             [1, 2],
             [-1, -2],
             "a positive sum: -3",

@@ -18,11 +18,10 @@ MISMATCH = r"float32\[3,7\] @ float32\[4,5\]"
 def test_a_shape_error_names_the_users_line():
     x, w = dm.zeros((3, 7)), dm.zeros((4, 5))
     with pytest.raises(errors.ShapeError, match=MISMATCH) as info:
-        y = x @ w  # here
-        del y
+        x @ w  # here
     assert info.value.site is not None
     assert info.value.site[0] == __file__
-    assert str(info.value).endswith("y = x @ w  # here")
+    assert str(info.value).endswith(": x @ w  # here")
 
 
 def test_errors_are_the_natural_builtins():
@@ -104,5 +103,5 @@ def test_kernel_errors_pass_where_infer_is_content():
         raise RuntimeError("out of luck")
 
     op = dm.op.Op("unlucky", infer=lambda x: x, kernel=kernel)
-    with pytest.raises(RuntimeError, match="out of luck\n  at .*op\\(dm.asarray"):
+    with pytest.raises(RuntimeError, match=r"out of luck\n  at .*op\(dm.asarray"):
         op(dm.asarray(np.ones(2)))

@@ -1,4 +1,4 @@
-"""Gradients of every op against central differences, to second order, in eager mode; special points."""
+"""Gradients of every op against central differences, to second order; special points."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_table import Array, rows
 
 import dualmode as dm
+from op_table import Array, rows
 
 ROWS = rows()
 DIFFERENTIABLE = sorted(name for name, row in ROWS.items() if row.gradients)
@@ -141,6 +141,25 @@ def test_what_is_not_chosen_has_no_gradient():
     safe = gradient(lambda x: dm.where(x > 0, dm.sqrt(dm.where(x > 0, x, 1.0)), 0.0), [-1.0, 4.0])
     assert safe == [[0.0, 0.25]]
     assert gradient(dm.std, [2.0, 2.0]) == [[0.0, 0.0]]
+
+
+def test_cast_hands_the_gradient_back_in_the_type_of_its_input():
+    x = dm.asarray([1.0, 2.0], dtype=dm.float16)
+    with dm.GradientTape() as tape:
+        tape.watch(x)
+        y = dm.sum(dm.square(dm.astype(x, dm.float64)))
+    g = tape.gradient(y, x)
+    assert g.dtype is dm.float16
+    assert g.tolist() == [2.0, 4.0]
+    assert gradient(lambda x: dm.astype(dm.astype(x, dm.int32), dm.float64), [0.5]) == [None]
+
+
+def test_complex_gradients():
+    z = dm.asarray([1.0 + 2.0j])
+    with dm.GradientTape() as tape:
+        tape.watch(z)
+        y = dm.sum(dm.square(dm.abs(z)))
+    assert tape.gradient(y, z).tolist() == pytest.approx([2.0 + 4.0j], rel=1e-6)
 
 
 def test_reductions_of_nothing():

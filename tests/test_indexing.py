@@ -10,7 +10,7 @@ from dualmode.ops.indexing import At
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 T = dm.asarray(X)
-I, J = np.array([1, 0, -1]), np.array([2, -1, 0])
+ROWS, COLUMNS = np.array([1, 0, -1]), np.array([2, -1, 0])
 
 BASIC = {
     "integer": 1,
@@ -28,15 +28,15 @@ BASIC = {
     "NumPy integer": np.int64(1),
 }
 ADVANCED = {
-    "array": I % 2,
-    "array behind": (slice(None), I),
-    "two arrays": (I % 2, I),
-    "arrays that broadcast": (np.array([[0], [1]]), I),
-    "neighbours behind": (slice(None), I, J),
-    "parted by a slice": (I % 2, slice(None), J),
-    "parted from an integer": (0, slice(None), J),
-    "beside an integer": (slice(None), 0, J),
-    "with a new axis": (I % 2, None, J),
+    "array": ROWS % 2,
+    "array behind": (slice(None), ROWS),
+    "two arrays": (ROWS % 2, ROWS),
+    "arrays that broadcast": (np.array([[0], [1]]), ROWS),
+    "neighbours behind": (slice(None), ROWS, COLUMNS),
+    "parted by a slice": (ROWS % 2, slice(None), COLUMNS),
+    "parted from an integer": (0, slice(None), COLUMNS),
+    "beside an integer": (slice(None), 0, COLUMNS),
+    "with a new axis": (ROWS % 2, None, COLUMNS),
     "mask": X > 10,
     "mask of an axis": (slice(None), np.array([True, False, True])),
     "empty array": np.zeros((0,), np.int32),
@@ -93,9 +93,7 @@ def test_gradient_of_set_with_equal_indices():
 
 def test_take_along_axis():
     order = np.argsort(-X, axis=1)
-    np.testing.assert_array_equal(
-        dm.take_along_axis(T, order, 1), np.take_along_axis(X, order, 1)
-    )
+    np.testing.assert_array_equal(dm.take_along_axis(T, order, 1), np.take_along_axis(X, order, 1))
 
 
 def test_one_hot():

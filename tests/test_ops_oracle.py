@@ -1,4 +1,4 @@
-"""Every op of the op table: its eager results against NumPy, and its inference against its results."""
+"""Every op of the op table in eager mode against NumPy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_table import assert_agree, rows
 
 import dualmode as dm
 from dualmode.ops import OPS
+from op_table import assert_agree, rows
 
 ROWS = rows()
 COMPUTED = sorted(name for name, row in ROWS.items() if not row.op.effect)

@@ -59,7 +59,7 @@ def test_distributions(dtype):
     u = rng.uniform((SIZE,), dtype=dtype).numpy()
     z = rng.normal((SIZE,), dtype=dtype).numpy()
     assert u.dtype == z.dtype == dtype.numpy
-    assert 0 <= u.min() and u.max() < 1
+    assert u.min() >= 0 and u.max() < 1
     # a distance above 1.95 has probability 0.001
     assert kolmogorov_smirnov(u, lambda x: x) < 1.95
     assert kolmogorov_smirnov(z, normal_cdf) < 1.95

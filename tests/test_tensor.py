@@ -38,7 +38,9 @@ def traced():
 
 
 @pytest.mark.parametrize("fn", BINARY, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("other", [2.0, 2, X[1], np.float32(2)], ids=["float", "int", "array", "np"])
+@pytest.mark.parametrize(
+    "other", [2.0, 2, X[1], np.float32(2)], ids=["float", "int", "array", "np"]
+)
 def test_operators_take_numpy_and_numbers_on_both_sides(fn, other):
     t = dm.asarray(X)
     for got, want in ((fn(t, other), fn(X, other)), (fn(other, t), fn(other, X))):
@@ -239,6 +241,6 @@ def test_a_traced_tensor_that_leaks_is_explained():
     tracer = Tracer()
     with op.mode(tracer):
         leaked = tracer.param(Spec((2,), dm.float32)) * 2
-    for use in (bool, lambda t: t + 1):
+    for use in (bool, lambda t: t + 1, lambda t: t == 1, dm.identity, dm.floor):
         with pytest.raises(dm.errors.TracedValueError, match="outside of the function"):
             use(leaked)

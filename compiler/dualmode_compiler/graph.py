@@ -109,6 +109,10 @@ class Node:
     def attr(self, name: str) -> Any:
         return dict(self.attrs)[name]
 
+    def __array__(self, *_: Any) -> Any:
+        # else NumPy would make an array of one object and compute with that
+        raise TypeError("a node has no value")
+
     def __repr__(self) -> str:
         return f"%{self.uid} = {self.op.name}: {self.spec}"
 

@@ -114,12 +114,7 @@ def same_element(kernel: Kernel, source: Buffer, target: Buffer) -> bool:
     c = kernel.contraction
     if c is not None and source in (c.a[0], c.b[0]):
         return False
-    offsets = {(s.offset, s.depth) for s in kernel.stores if s.buffer is target}
-    if len(offsets) != 1:
-        return False
-    ((offset, depth),) = offsets
-    if depth != len(kernel.axes):
-        return False
+    (offset,) = {s.offset for s in kernel.stores if s.buffer is target}
     for s in kernel.stores:
         for e in walk([s.value]):
             if isinstance(e, Load) and e.buffer is source and e.index[0] is not offset:

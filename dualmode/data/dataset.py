@@ -1,12 +1,13 @@
 """`Dataset`: a lazily evaluated sequence of elements, with the methods of `tf.data.Dataset`.
 
-A dataset made from arrays travels as row numbers: shuffling, repeating and cutting move integers, and
-a batch gathers its rows from the arrays in one indexing step.
+A dataset made from arrays travels as row numbers: shuffling, repeating and cutting move integers,
+and a batch gathers its rows from the arrays in one indexing step.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import itertools
 import queue
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import op
+from ..random import fresh_key
 from .structure import as_array, leaves, map_leaves, stack
 
 INFINITE_CARDINALITY = -1
@@ -95,7 +97,7 @@ class Dataset:
         sizes = [d._cardinality for d in parts]
         finite = [s for s in sizes if s >= 0]
         size = UNKNOWN_CARDINALITY if UNKNOWN_CARDINALITY in sizes else min(finite, default=-1)
-        return Dataset(lambda: builtins.zip(*(d._elements() for d in parts)), size)
+        return Dataset(lambda: builtins.zip(*(d._elements() for d in parts), strict=False), size)
 
     def __iter__(self) -> Iterator[Any]:
         for element in self._elements():
@@ -130,29 +132,31 @@ class Dataset:
 
         Args:
             buffer_size: the whole length or more gives a uniform permutation.
-            seed: equal seeds give equal orders; None takes a new one now from NumPy's entropy.
+            seed: equal seeds give equal orders; None takes a new one now, in a
+                sequence that `dm.random.set_seed` starts anew.
             reshuffle_each_iteration: whether each pass has an order of its own.
         """
         _check_positive("shuffle", "buffer_size", buffer_size)
-        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        if seed < 0:
+        if seed is not None and seed < 0:
             raise ValueError(f"shuffle: seed must not be negative, got {seed}")
+        key = fresh_key().tolist() if seed is None else [seed]
         passes = itertools.count()
 
         def source() -> Iterator[Any]:
             this_pass = next(passes) if reshuffle_each_iteration else 0
-            return _shuffled(self._source(), buffer_size, np.random.default_rng((seed, this_pass)))
+            return _shuffled(self._source(), buffer_size, np.random.default_rng([*key, this_pass]))
 
         return self._derive(source, self._cardinality)
 
     def repeat(self, count: int | None = None) -> Dataset:
         """The sequence `count` times over; None or -1: for ever (an empty one stays empty)."""
-        forever = count is None or count == -1
-        if not forever and count < 0:
+        if count == -1:
+            count = None
+        if count is not None and count < 0:
             raise ValueError(f"repeat: count must be 0 or more, or None for ever; got {count}")
 
         def source() -> Iterator[Any]:
-            for _ in itertools.count() if forever else builtins.range(count):
+            for _ in itertools.count() if count is None else builtins.range(count):
                 empty = True
                 for item in self._source():
                     empty = False
@@ -160,7 +164,7 @@ class Dataset:
                 if empty:
                     return
 
-        if forever:
+        if count is None:
             return self._derive(source, 0 if self._cardinality == 0 else INFINITE_CARDINALITY)
         size = self._cardinality if count else 0
         return self._derive(source, size * count if size > 0 else size)
@@ -290,10 +294,9 @@ def _prefetched(source: Source, depth: int) -> Iterator[Any]:
 
     def put(entry: tuple[str, Any]) -> None:
         while not stopped.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                ready.put(entry, timeout=0.1)
+                return
 
     def produce() -> None:
         try:

@@ -1,7 +1,8 @@
 """First values of weights, by Keras's names.
 
 They are computed at once even while a function is being traced, and from a stream of random numbers
-of their own, which `dm.random.set_seed` starts anew. So a model has the same first weights in both modes.
+of their own, which `dm.random.set_seed` starts anew: a model has the same first weights in both
+modes.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dualmode_compiler.spec import uint64
-
-from ..random import initial_generator
-from ..tracer import init_scope
+from ..random import fresh_key
 
 Array = np.ndarray[Any, Any]
 Initializer = Callable[[tuple[int, ...]], Array]
@@ -95,11 +93,8 @@ def _fans(shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def _generator() -> np.random.Generator:
-    """NumPy's generator with a key of its own for each weight (its own code makes 10^6 numbers in
-    milliseconds)."""
-    with init_scope():
-        key = initial_generator()._draw((1,), uint64).numpy()
-    return np.random.Generator(np.random.Philox(key=key))
+    """A generator of its own for each weight; NumPy's makes 10^6 numbers in milliseconds."""
+    return np.random.Generator(np.random.Philox(key=fresh_key()))
 
 
 def _uniform(shape: tuple[int, ...], limit: float) -> Array:

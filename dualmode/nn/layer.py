@@ -67,14 +67,12 @@ class Layer(Trackable):
         shape: tuple[int, ...],
         initializer: str | initializers.Initializer = "glorot_uniform",
         trainable: bool = True,
-        dtype: str = "float32",
+        dtype: Any = "float32",
     ) -> Variable:
         """A new variable, kept as attribute `name`, with a first value by `initializer`."""
         with init_scope():
             value = op.convert(initializers.get(initializer)(shape))
-            variable = Variable(
-                value, trainable=trainable, name=f"{self.name}/{name}", dtype=dtype
-            )
+            variable = Variable(value, trainable=trainable, name=f"{self.name}/{name}", dtype=dtype)
         setattr(self, name, variable)
         return variable
 
@@ -115,7 +113,7 @@ def _building_first(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call` with the first one preceded by `build`; its output shape is kept for `summary`."""
 
     @functools.wraps(call)
-    def __call__(self: Layer, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def built_call(self: Layer, x: Any, *args: Any, **kwargs: Any) -> Any:
         if self.built:
             return call(self, x, *args, **kwargs)
         if not hasattr(x, "shape") and not isinstance(x, (tuple, dict)):
@@ -125,4 +123,4 @@ def _building_first(call: Callable[..., Any]) -> Callable[..., Any]:
         self._output_shape = getattr(y, "shape", None)
         return y
 
-    return __call__
+    return built_call

@@ -16,6 +16,18 @@ from .layer import Layer
 class Dense(Layer):
     """`activation(x @ kernel + bias)`: [..., in] to [..., units].
 
+    Args:
+        units: the size of the last axis of the result.
+        activation: a name (`nn.activations`), a function, or None for none.
+        use_bias: whether a bias is added.
+        kernel_initializer: a name (`nn.initializers`) or a function of a shape.
+        bias_initializer: the same for the bias.
+        dtype: of the weights, and so of the computation: floating inputs are cast to it.
+        name: what messages call it.
+
+    Raises:
+        ValueError: `units` is not positive, or a name is unknown.
+
     Attributes:
         kernel: [in, units], created on the first call.
         bias: [units], or None without one.
@@ -34,20 +46,6 @@ class Dense(Layer):
         dtype: str = "float32",
         name: str | None = None,
     ) -> None:
-        """The arguments are Keras's.
-
-        Args:
-            units: the size of the last axis of the result.
-            activation: a name (`nn.activations`), a function, or None for none.
-            use_bias: whether a bias is added.
-            kernel_initializer: a name (`nn.initializers`) or a function of a shape.
-            bias_initializer: the same for the bias.
-            dtype: of the weights, and so of the computation: floating inputs are cast to it.
-            name: what messages call it.
-
-        Raises:
-            ValueError: `units` is not positive, or a name is unknown.
-        """
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
             raise ValueError(f"Dense: units must be a positive integer, got {units!r}")
         self.units = units
@@ -80,22 +78,24 @@ class Dense(Layer):
 
 class Dropout(Layer):
     """Sets a random part of the elements to 0 while training, and scales the rest so that the
-    expected value stays the same (Srivastava et al. 2014, in its inverted form)."""
+    expected value stays the same (Srivastava et al. 2014, in its inverted form).
+
+    Args:
+        rate: the probability that an element is dropped, in [0, 1].
+        name: what messages call it.
+
+    Raises:
+        ValueError: `rate` is no probability.
+    """
 
     def __init__(self, rate: float, name: str | None = None) -> None:
-        """Args:
-            rate: the probability that an element is dropped, in [0, 1].
-            name: what messages call it.
-
-        Raises:
-            ValueError: `rate` is no probability.
-        """
         if not 0 <= rate <= 1:
             raise ValueError(f"Dropout: rate must be in [0, 1], got {rate!r}")
         self.rate = float(rate)
         self._name = name
 
     def __call__(self, x: Any, training: bool = False) -> Any:
+        x = dm.asarray(x)
         if not training or self.rate == 0:
             return x
         if self.rate == 1:

@@ -53,16 +53,17 @@ class Model(Layer):
 
 
 class Sequential(Model):
-    """Layers called one after the other; plain functions of one tensor may stand between them."""
+    """Layers called one after the other; plain functions of one tensor may stand between them.
+
+    Args:
+        layers: layers or functions, in order.
+        name: what messages call it.
+
+    Raises:
+        TypeError: one of them cannot be called.
+    """
 
     def __init__(self, layers: Iterable[Any] = (), name: str | None = None) -> None:
-        """Args:
-            layers: layers or functions, in order.
-            name: what messages call it.
-
-        Raises:
-            TypeError: one of them cannot be called.
-        """
         self._layers: list[Any] = []
         self._takes_training: list[bool] = []
         self._name = name

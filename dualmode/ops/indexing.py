@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -39,9 +39,7 @@ def _take_infer(x: Spec, indices: Spec, *, axis: int) -> Spec:
 
 
 @shape.real
-def _take_lower(
-    i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, *, axis: int
-) -> Expr:
+def _take_lower(i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, *, axis: int) -> Expr:
     n, rank = x.spec.shape[axis], indices.spec.ndim
     if n == 0:
         return expr.const(0, out.dtype)
@@ -54,8 +52,8 @@ def _take_lower(
 
 def _take_vjp(
     g: Tensor, y: Tensor, x: Tensor, indices: Tensor, *, axis: int
-) -> tuple[Tensor, None]:
-    return SCATTER_ADD(creation.zeros_like(x), indices, g, axis=axis), None
+) -> tuple[Callable[[], Tensor], None]:
+    return lambda: SCATTER_ADD(creation.zeros_like(x), indices, g, axis=axis), None
 
 
 # indices lie in -n .. n - 1: `take` sees to it
@@ -175,8 +173,8 @@ def _scatter_add_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
 
 def _scatter_add_vjp(
     g: Tensor, y: Tensor, x: Tensor, indices: Tensor, updates: Tensor, *, axis: int
-) -> tuple[Tensor, None, Tensor]:
-    return g, None, TAKE(g, indices, axis=axis)
+) -> tuple[Tensor, None, Callable[[], Tensor]]:
+    return g, None, lambda: TAKE(g, indices, axis=axis)
 
 
 # `x` with `updates` added along `axis` at `indices`; equal indices add up
@@ -196,16 +194,19 @@ def _scatter_set_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
 
 def _scatter_set_vjp(
     g: Tensor, y: Tensor, x: Tensor, indices: Tensor, updates: Tensor, *, axis: int
-) -> tuple[Tensor, None, Tensor]:
+) -> tuple[Callable[[], Tensor], None, Callable[[], Tensor]]:
     """Of updates at equal indices only the last one is in the result and has a gradient."""
-    n = indices.size
-    order = RESHAPE(creation.ARANGE(start=0, step=1, size=n, dtype=int64), shape=indices.shape)
-    writer = SCATTER_SET(creation.full(x.shape[axis], -1, int64), indices, order, axis=0)
-    last = logic.equal(TAKE(writer, indices, axis=0), order)
-    last = RESHAPE(last, shape=(*indices.shape, *(1,) * (x.ndim - axis - 1)))
-    taken = TAKE(g, indices, axis=axis)
     zeros = creation.zeros_like(updates)
-    return SCATTER_SET(g, indices, zeros, axis=axis), None, logic.where(last, taken, zeros)
+
+    def of_updates() -> Tensor:
+        positions = creation.ARANGE(start=0, step=1, size=indices.size, dtype=int64)
+        order = RESHAPE(positions, shape=indices.shape)
+        writer = SCATTER_SET(creation.full(x.shape[axis], -1, int64), indices, order, axis=0)
+        last = logic.equal(TAKE(writer, indices, axis=0), order)
+        last = RESHAPE(last, shape=(*indices.shape, *(1,) * (x.ndim - axis - 1)))
+        return logic.where(last, TAKE(g, indices, axis=axis), zeros)
+
+    return lambda: SCATTER_SET(g, indices, zeros, axis=axis), None, of_updates
 
 
 # `x` with `updates` written along `axis` at `indices`; of equal indices the last one stays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,8 @@ def split(x: Any, num_or_size_splits: int | Sequence[int], axis: int = 0) -> lis
     x = convert(x)
     axis = _axis(axis, x.ndim, "split")
     n, parts = x.shape[axis], num_or_size_splits
-    if isinstance(parts, int):
+    if isinstance(parts, int) or getattr(parts, "ndim", None) == 0:
+        parts = operator.index(parts)
         if parts < 1 or n % parts:
             raise ShapeError(f"split: axis {axis} of size {n} has no {parts} equal parts")
         return _pieces(x, [n // parts] * parts, axis)
@@ -156,8 +158,9 @@ def roll(x: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
     x = convert(x)
     if axis is None:
         return RESHAPE(roll(shape.flatten(x), shift, 0), shape=x.shape)
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    shifts = (shift,) * len(axes) if isinstance(shift, int) else tuple(shift)
+    axes = shape.to_shape(axis)
+    shifts = shape.to_shape(shift)
+    shifts = shifts * len(axes) if len(shifts) == 1 else shifts
     for k, by in zip(axes, shifts, strict=True):
         k = _axis(k, x.ndim, "roll")
         n = x.shape[k]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..errors import ShapeError
 from ..op import Agreement, Op
 from . import elementwise as ew
 from . import reduction, rules, shape
+from .parts import conj
 from .shape import PERMUTE_DIMS, RESHAPE
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def _matmul_infer(a: Spec, b: Spec, *, transpose_a: bool, transpose_b: bool) -> 
         flags = f" (transpose_a={transpose_a}, transpose_b={transpose_b})"
         note = flags if transpose_a or transpose_b else ""
         raise ShapeError(f"matmul: inner sizes differ: {a} @ {b} ({inner} vs {other}){note}")
-    batch = rules.broadcast_shapes(
-        "matmul", a.with_shape(a.shape[:-2]), b.with_shape(b.shape[:-2])
-    )
+    batch = rules.broadcast_shapes("matmul", a.with_shape(a.shape[:-2]), b.with_shape(b.shape[:-2]))
     return a.with_shape((*batch, m, n))
 
 
@@ -57,17 +56,24 @@ def _matmul_kernel(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
 
 def _matmul_vjp(
     g: Tensor, y: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool, transpose_b: bool
-) -> tuple[Tensor, Tensor]:
-    """dA = g Bᵀ and dB = Aᵀ g, with every transpose in the flags."""
-    if transpose_a:
-        da = MATMUL(b, g, transpose_a=transpose_b, transpose_b=True)
-    else:
-        da = MATMUL(g, b, transpose_a=False, transpose_b=not transpose_b)
-    if transpose_b:
-        db = MATMUL(g, a, transpose_a=True, transpose_b=transpose_a)
-    else:
-        db = MATMUL(a, g, transpose_a=not transpose_a, transpose_b=False)
-    return rules.unbroadcast(da, a.shape), rules.unbroadcast(db, b.shape)
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """dA = g Bᵀ and dB = Aᵀ g (of the conjugates), with every transpose in the flags."""
+
+    def of_a() -> Tensor:
+        if transpose_a:
+            da = MATMUL(conj(b), g, transpose_a=transpose_b, transpose_b=True)
+        else:
+            da = MATMUL(g, conj(b), transpose_a=False, transpose_b=not transpose_b)
+        return rules.unbroadcast(da, a.shape)
+
+    def of_b() -> Tensor:
+        if transpose_b:
+            db = MATMUL(g, conj(a), transpose_a=True, transpose_b=transpose_a)
+        else:
+            db = MATMUL(conj(a), g, transpose_a=not transpose_a, transpose_b=False)
+        return rules.unbroadcast(db, b.shape)
+
+    return of_a, of_b
 
 
 @shape.real
@@ -141,10 +147,9 @@ def matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False)
 
 
 def vecdot(a: Any, b: Any, axis: int = -1) -> Tensor:
-    """The sum of products of real tensors along `axis`; the other axes broadcast."""
+    """The sum of products (with complex `a` conjugated) along `axis`; the other axes broadcast."""
     a, b = rules.numeric(a, b)
-    rules.require_kinds("vecdot", "iuf", a.spec, b.spec)
-    y = ew.multiply(a, b)
+    y = ew.multiply(conj(a), b)
     return reduction.sum(y, axis=rules.normalize_axes(axis, y.ndim, "vecdot"), dtype=y.dtype)
 
 

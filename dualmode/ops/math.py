@@ -244,7 +244,7 @@ ROUND = _rounding("round", np.rint, "rint")
 
 def _rounded(op: Op, x: Any) -> Tensor:
     x = convert(x)
-    return op(x) if x.dtype.is_inexact else x
+    return op(inexact(x)) if x.dtype.is_inexact else x
 
 
 def floor(x: Any) -> Tensor:

@@ -88,9 +88,7 @@ def _bits_kernel(
     position = first + np.arange(blocks(size, dtype), dtype=np.uint64)
     zero = np.zeros(len(position), np.uint32)
     low, high = position.astype(np.uint32), (position >> np.uint64(32)).astype(np.uint32)
-    words = philox_arrays(
-        (low, high, zero, zero), (np.uint32(key & _MASK), np.uint32(key >> 32))
-    )
+    words = philox_arrays((low, high, zero, zero), (np.uint32(key & _MASK), np.uint32(key >> 32)))
     if dtype is uint64:
         a, b, c, d = (w.astype(np.uint64) for w in words)
         words = (a | (b << np.uint64(32)), c | (d << np.uint64(32)))

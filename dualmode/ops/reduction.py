@@ -113,9 +113,7 @@ def _mean_kernel(x: Array, axis: Axes, keepdims: bool) -> Any:
     return (total / total.dtype.type(_count(x, axis))).astype(x.dtype)
 
 
-def _mean_lower(
-    i: Sequence[Expr], out: Spec, x: Reader, *, axis: Axes, keepdims: bool
-) -> Expr | None:
+def _mean_lower(i: Sequence[Expr], out: Spec, x: Reader, *, axis: Axes, keepdims: bool) -> Any:
     if out.dtype.is_complex:
         return None
     bound, index = rules.reduction_axes(i, x.spec.shape, axis, keepdims)
@@ -153,9 +151,7 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return first, PAD(second, low=(0, 0), high=(2 * h - n, 0), interior=(0, 0), value=1)
 
 
-def _prod_vjp(
-    g: Tensor, y: Tensor, x: Tensor, *, axis: Axes, keepdims: bool
-) -> tuple[Tensor]:
+def _prod_vjp(g: Tensor, y: Tensor, x: Tensor, *, axis: Axes, keepdims: bool) -> tuple[Tensor]:
     # products of all the other elements without a division, so zeros are harmless: multiply
     # halves pairwise up to one product, then hand every factor the product of its partners
     rest = tuple(k for k in range(x.ndim) if k not in axis)
@@ -205,9 +201,7 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -
 # --- extremes and positions ---------------------------------------------------------------------
 
 
-def _extreme_vjp(
-    g: Tensor, y: Tensor, x: Tensor, *, axis: Axes, keepdims: bool
-) -> tuple[Tensor]:
+def _extreme_vjp(g: Tensor, y: Tensor, x: Tensor, *, axis: Axes, keepdims: bool) -> tuple[Tensor]:
     y, g = (rules.keep_axes(t, axis, keepdims) for t in (y, g))
     best = EQUAL(x, y)
     ties = SUM(astype(best, x.dtype), axis=axis, keepdims=True)
@@ -215,7 +209,7 @@ def _extreme_vjp(
 
 
 def _extreme(name: str, kernel: Callable[..., Any], kind: str, for_bool: str) -> Op:
-    def lower(i: Sequence[Expr], out: Spec, x: Reader, **attrs: Any) -> Expr | None:
+    def lower(i: Sequence[Expr], out: Spec, x: Reader, **attrs: Any) -> Any:
         return rules.reduced(for_bool if out.dtype.kind == "b" else kind)(i, out, x, **attrs)
 
     return Op(
@@ -257,9 +251,7 @@ def _position(name: str, kernel: Callable[..., Any]) -> Op:
             return kernel(x, axis=axis[0], keepdims=keepdims)
         return kernel(x, keepdims=keepdims) if x.ndim else np.asarray(kernel(x))
 
-    def lower(
-        i: Sequence[Expr], out: Spec, x: Reader, *, axis: Axes, keepdims: bool
-    ) -> Expr | None:
+    def lower(i: Sequence[Expr], out: Spec, x: Reader, *, axis: Axes, keepdims: bool) -> Any:
         if x.spec.dtype.is_complex:
             return None
         bound, index = rules.reduction_axes(i, x.spec.shape, axis, keepdims)

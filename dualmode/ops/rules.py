@@ -141,19 +141,18 @@ def broadcasting(
 ) -> Callable[..., Spec]:
     """Inference for an elementwise op: inputs of one dtype broadcast; `result` overrides it."""
 
-    def infer(*xs: Spec, **attrs: Any) -> Spec:
+    def infer(x: Spec, *others: Spec, **attrs: Any) -> Spec:
+        xs = (x, *others)
         require_kinds(name, kinds, *xs)
         require_one_dtype(name, *xs)
         # promotion casts a traced Python number that meets a tensor: what is left is numbers only
-        weak = result is None and len(xs) > 1 and any(x.weak for x in xs)
-        return Spec(broadcast_shapes(name, *xs), result or xs[0].dtype, weak)
+        weak = result is None and any(x.weak for x in xs)
+        return Spec(broadcast_shapes(name, *xs), result or x.dtype, weak)
 
     return infer
 
 
-def reduced_shape(
-    shape: Sequence[int], axis: tuple[int, ...], keepdims: bool
-) -> tuple[int, ...]:
+def reduced_shape(shape: Sequence[int], axis: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
     """`shape` without the axes `axis`, or with them of size 1."""
     if keepdims:
         return tuple(1 if k in axis else n for k, n in enumerate(shape))

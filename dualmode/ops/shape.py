@@ -32,7 +32,7 @@ Index = tuple[Expr, ...]
 
 
 def to_shape(shape: Any) -> Shape:
-    """A size or a sequence of sizes as a tuple of ints."""
+    """A size (or axis) or a sequence of them as a tuple of ints."""
     if isinstance(shape, int) or getattr(shape, "ndim", None) == 0:
         return (operator.index(shape),)
     sizes = shape if isinstance(shape, Sequence) else list(shape)
@@ -145,7 +145,7 @@ def flatten(x: Any) -> Tensor:
 def expand_dims(x: Any, axis: int | Sequence[int] = 0) -> Tensor:
     """`x` with new axes of size 1 at the positions `axis` of the result."""
     x = convert(x)
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = to_shape(axis)
     ndim = x.ndim + len(axes)
     new = rules.normalize_axes(axes, ndim, "expand_dims")
     sizes = iter(x.shape)
@@ -315,9 +315,7 @@ def _slice_kernel(x: Any, start: Shape, stop: Shape, step: Shape) -> Any:
 
 
 @real
-def _slice_lower(
-    i: Index, out: Spec, x: Reader, *, start: Shape, stop: Shape, step: Shape
-) -> Expr:
+def _slice_lower(i: Index, out: Spec, x: Reader, *, start: Shape, stop: Shape, step: Shape) -> Expr:
     return x([a + k * s for k, a, s in zip(i, start, step, strict=True)])
 
 

@@ -58,7 +58,10 @@ class _Row:
 
     def total(self, shift: Expr) -> Expr:
         """The sum of `exp(x - shift)` over the row."""
-        return expr.reduce("add", self.bound, expr.apply("exp", self.read(self.index) - shift))
+        # with axes of its own: `shift` holds a reduction over `bound` and stands inside of this one
+        own = {a: Axis(a.extent) for a in self.bound}
+        row = self.read([own.get(e, e) if isinstance(e, Axis) else e for e in self.index])
+        return expr.reduce("add", list(own.values()), expr.apply("exp", row - shift))
 
 
 def _row_of(i: Sequence[Expr], x: Reader, axis: Axes) -> _Row:
@@ -157,9 +160,7 @@ def _logsumexp_lower(
     return expr.cast(expr.apply("log", row.total(shift)) + shift, out.dtype)
 
 
-def _logsumexp_vjp(
-    g: Tensor, y: Tensor, x: Tensor, *, axis: Axes, keepdims: bool
-) -> tuple[Tensor]:
+def _logsumexp_vjp(g: Tensor, y: Tensor, x: Tensor, *, axis: Axes, keepdims: bool) -> tuple[Tensor]:
     g, y = (rules.keep_axes(t, axis, keepdims) for t in (g, y))
     # of a row of -inf the shares are 0, not exp(-inf + inf)
     return (g * exp(x - where(equal(y, -math.inf), 0, y)),)

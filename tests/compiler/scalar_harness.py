@@ -26,9 +26,14 @@ def _value(w: Writer, root: Expr, known: dict[Expr, str], lanes: int) -> str:
             known[e] = literal(e.value, e.dtype, lanes)
         else:
             assert isinstance(e, Apply), e
-            todo = [a for a in e.args if a not in known]
+            wide = vmath.expand(e)
+            needed = e.args if wide is e else (wide,)
+            todo = [a for a in needed if a not in known]
             if todo:
                 stack.extend(reversed(todo))
+                continue
+            if wide is not e:
+                known[e] = known[wide]
                 continue
             names, kinds = [known[a] for a in e.args], [a.dtype for a in e.args]
             known[e] = apply(w, e.fn, names, kinds, e.dtype, lanes)
@@ -51,7 +56,7 @@ def module(fn: Callable[..., Expr], dtypes: list[DType], lanes: int) -> tuple[st
         loads = [
             expr.load(Buffer(f"%p{k}", Spec((1 << 40,), d)), (axis,)) for k, d in enumerate(dtypes)
         ]
-        root = vmath.expand(fn(*loads))
+        root = fn(*loads)
         w = Writer()
         known: dict[Expr, str] = {}
         for x in loads:

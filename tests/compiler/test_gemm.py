@@ -120,9 +120,7 @@ def _operand(rng: np.random.Generator, case: Case, rows: int, columns: int, mode
         view = _operand(rng, case, columns, rows, "row")
         return np.swapaxes(view, -1, -2)
     if mode == "broadcast":
-        return np.broadcast_to(
-            _operand(rng, case, 1, columns, "row"), (*case.batch, rows, columns)
-        )
+        return np.broadcast_to(_operand(rng, case, 1, columns, "row"), (*case.batch, rows, columns))
     s, t = (2, 3) if mode == "strided" else (1, 1)
     whole = np.full((*case.batch, s * rows + e, t * columns + e), np.nan, d)
     view = whole[..., : s * rows : s, : t * columns : t]

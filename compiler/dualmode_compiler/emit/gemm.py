@@ -210,9 +210,7 @@ class _Body:
         """A rank-one update of the state."""
         w, spec, e = self.w, self.spec, self.spec.element
         _, a, b, *sums = state
-        line = [
-            e.load(w, w.at(b, e.type, v * e.lanes), self._mask(v)) for v in range(spec.vectors)
-        ]
+        line = [e.load(w, w.at(b, e.type, v * e.lanes), self._mask(v)) for v in range(spec.vectors)]
         new: list[str] = []
         for r in range(spec.rows):
             address = w.at(self.rows[r], e.type, a) if spec.by_rows else w.at(a, e.type, r)

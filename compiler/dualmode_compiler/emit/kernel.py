@@ -84,8 +84,6 @@ class _Loops:
     def emit(self) -> int:
         """Emit the nest; gives the number of chunks."""
         axes = self.kernel.axes
-        if any(a.extent == 0 for a in axes):
-            return 1
         chunks = self._chunks()
         if chunks == 1:
             self._axis(0)
@@ -113,7 +111,7 @@ class _Loops:
     def _axis(self, k: int) -> None:
         """Loops over axes k, k + 1, ..., then the stores at depth k."""
         axes = self.kernel.axes
-        if k < len(axes):
+        if k < len(axes) and axes[k].extent:
             axis = axes[k]
             if axis is self.vector:
                 self._vector(axis)

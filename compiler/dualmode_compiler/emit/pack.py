@@ -10,8 +10,6 @@ from ..runtime.jit import Host
 from .gemm import Element, attributes
 from .writer import Writer
 
-MODES = ("rows", "columns", "strided")
-
 
 def packer_name(mode: str, e: Element) -> str:
     return f"dm_pack_{mode}_{e.suffix}"
@@ -21,32 +19,49 @@ def packer(mode: str, e: Element, host: Host) -> str:
     """IR of `void f(src, sk, sn, columns, k, dst, ds)`: a strip of `lanes` columns and k >= 1 rows,
     dst[i*ds + j] = src[i*sk + min(j, columns - 1)*sn], strides in elements.
 
-    mode "rows": sn is 1, copied by masked vectors (missing columns are 0). "columns": sk is 1,
-    transposed in registers. "strided": any strides, element by element.
+    mode "rows": sn is 1, copied by vectors (missing columns are 0 where the host has masks).
+    "columns": sk is 1, transposed in registers. "strided": any strides, element by element.
     """
     w = Writer()
-    if mode == "rows":
-        _copy(w, e)
+    if mode == "rows" and host.vector_bytes >= 32:
+        _copy(w, e, e.mask(w, w.minimum("%columns", e.lanes)))
+        w.do("ret void")
     else:
-        last = w.let("sub i64 %columns, 1")
-        columns = ["%src"]
-        for j in range(1, e.lanes):
-            columns.append(w.at("%src", e.type, w.op("mul", w.minimum(last, j), "%sn")))
-        done = _transpose(w, e, columns) if mode == "columns" else "0"
-        left = w.let(f"icmp ult i64 {done}, %k")
-        with w.when(left), w.loop(done, "%k") as i:
-            _gather(w, e, columns, i)
-    w.do("ret void")
+        if mode == "rows":
+            _copy_whole(w, e)
+        _by_columns(w, e, mode == "columns")
+        w.do("ret void")
     arguments = "ptr %src, i64 %sk, i64 %sn, i64 %columns, i64 %k, ptr %dst, i64 %ds"
     head = f"define internal void @{packer_name(mode, e)}({arguments}) {attributes(host)} {{"
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 
-def _copy(w: Writer, e: Element) -> None:
-    mask = e.mask(w, w.minimum("%columns", e.lanes))
+def _copy(w: Writer, e: Element, mask: str | None) -> None:
     with w.loop(0, "%k") as i:
         line = e.load(w, w.at("%src", e.type, w.op("mul", i, "%sk")), mask)
         e.store(w, line, w.at("%dst", e.type, w.op("mul", i, "%ds")))
+
+
+def _copy_whole(w: Writer, e: Element) -> None:
+    """Copy and return if there are enough columns."""
+    whole = w.let(f"icmp uge i64 %columns, {e.lanes}")
+    w.do(f"br i1 {whole}, label %copy, label %part")
+    w.block("copy")
+    _copy(w, e, None)
+    w.do("ret void")
+    w.block("part")
+
+
+def _by_columns(w: Writer, e: Element, transpose: bool) -> None:
+    """Rows formed from a pointer to each column: in groups by a transpose, the rest one by one."""
+    last = w.let("sub i64 %columns, 1")
+    columns = ["%src"]
+    for j in range(1, e.lanes):
+        columns.append(w.at("%src", e.type, w.op("mul", w.minimum(last, j), "%sn")))
+    done = _transpose(w, e, columns) if transpose else "0"
+    left = w.let(f"icmp ult i64 {done}, %k")
+    with w.when(left), w.loop(done, "%k") as i:
+        _gather(w, e, columns, i)
 
 
 def _gather(w: Writer, e: Element, columns: list[str], i: str) -> None:

@@ -1,7 +1,52 @@
+"""Vector math of our own: transcendental functions as expressions of core primitives.
+
+The same expressions serve every vector width and every target, so the digits are the same on all.
+They have no branches; special values are selected. Accuracy, over all arguments: at most 2 ulp, and
+4 ulp for pow.
+"""
+
 from __future__ import annotations
 
-from ..expr import Expr
+from collections.abc import Callable
+
+from ..expr import Apply, Expr, cast
+from ..spec import float32
+from .vmath_exp import erf, exp, expm1, sigmoid, softplus, tanh
+from .vmath_log import log, log1p, power
+from .vmath_trig import atan, atan2, cos, sin, tan
+
+EXPANSIONS: dict[str, Callable[..., Expr]] = {
+    "exp": exp,
+    "expm1": expm1,
+    "log": log,
+    "log1p": log1p,
+    "sin": sin,
+    "cos": cos,
+    "tan": tan,
+    "tanh": tanh,
+    "erf": erf,
+    "pow": power,
+    "atan": atan,
+    "atan2": atan2,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+}
 
 
 def expand(x: Expr) -> Expr:
-    return x
+    """`x` itself, or what it is in core primitives if it applies one of `EXPANSIONS`.
+
+    Arguments are left as they are. The half types are computed in float32.
+
+    Raises:
+        TypeError: the function is not defined on the argument's type.
+    """
+    expansion = EXPANSIONS.get(x.fn) if isinstance(x, Apply) else None
+    if expansion is None:
+        return x
+    assert isinstance(x, Apply)
+    if not (x.dtype.is_floating or (x.fn == "pow" and x.dtype.is_integer)):
+        raise TypeError(f"{x.fn}({', '.join(a.dtype.name for a in x.args)}) is not defined")
+    if x.dtype.is_floating and x.dtype.itemsize == 2:
+        return cast(expansion(*(cast(a, float32) for a in x.args)), x.dtype)
+    return expansion(*x.args)

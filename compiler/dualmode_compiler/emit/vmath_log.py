@@ -1,16 +1,16 @@
 """log, log1p and pow.
 
 x = 2**-k * m with m in sqrt(1/2) .. sqrt(2) by integer arithmetic on the representation, then
-log(x) = log(m) - k * log(2). Polynomials are our own minimax fits (Remez exchange at 60 digits); the
-error given with each is relative to the result.
+log(x) = log(m) - k * log(2). Polynomials are our own minimax fits (Remez exchange at 60 digits);
+the error given with each is relative to the result.
 """
 
 from __future__ import annotations
 
 import math
 
-from ..expr import Expr, apply, bitcast, cast, const, select
-from ..spec import DType, float32, float64
+from ..expr import Expr, apply, cast, const, select
+from ..spec import float32, float64
 from .vmath_tools import (
     FORMATS,
     absolute,
@@ -235,7 +235,8 @@ def _log_sum(x: Expr) -> tuple[Expr, Expr]:
     """log(x) for float64 x > 0 as a sum of two numbers, to about 2**-64.
 
     2 * s + 2/3 * s**3 + s**5 * R(s**2) with s = f / (2 + f); the first two terms carry what their
-    roundings lose (Dekker, "A floating-point technique for extending the available precision", 1971).
+    roundings lose (Dekker, "A floating-point technique for extending the available precision",
+    1971).
     """
     scaled, d = _normal(x)
     k, m = _split(scaled)

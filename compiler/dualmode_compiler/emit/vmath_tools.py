@@ -17,7 +17,7 @@ class Format:
         word, integer: unsigned and signed integers of the same width.
         mantissa: bits of the fraction.
         bias: of the exponent.
-        ln2: log(2) as a sum; the first part is short, so that its product with an exponent is exact.
+        ln2: log(2) as a sum; the first part is short, so its products with exponents are exact.
         half_pi: pi / 2 as a sum.
         largest: the argument of `exp` from which it overflows, rounded up.
         smallest: the argument of `exp` down from which it gives 0.
@@ -49,7 +49,7 @@ FORMATS = {
         integer=int64,
         mantissa=52,
         bias=1023,
-        ln2=(0.6931471805592082, 7.371230119405e-13),
+        ln2=(0.6931471805592082, 7.371002565167799e-13),
         half_pi=(1.5707963267948966, 6.123233995736766e-17),
         largest=710.0,
         smallest=-746.0,
@@ -111,5 +111,9 @@ def shift(fn: str, x: Expr, by: int) -> Expr:
 
 
 def signed(x: Expr, dtype: DType) -> Expr:
-    """The unsigned integer `x`, read as two's complement, as a floating value."""
-    return cast(bitcast(x, FORMATS[dtype].integer), dtype)
+    """The unsigned integer `x`, read as two's complement below 2**51, as a floating value."""
+    if dtype is float32:
+        return cast(bitcast(x, int32), dtype)
+    # few CPUs convert 64-bit integers in vectors: add them to the fraction of a large number
+    magic = 1.5 * 2.0**52
+    return from_bits(apply("add", x, bits(const(magic, dtype))), dtype) - magic

@@ -1,0 +1,210 @@
+"""Vector math against NumPy in wider formats, in units in the last place (ulp).
+
+`pytest -m slow` goes through all 2**32 float32 arguments.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scalar_harness import kernel
+
+from dualmode_compiler.expr import apply, const
+from dualmode_compiler.spec import DType, bfloat16, float16, float32, float64, int32, int64, uint8
+
+Array = np.ndarray[Any, Any]
+EXTENDED = np.finfo(np.longdouble).nmant >= 63
+
+
+def sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def softplus(x: Array) -> Array:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def erf(x: Array) -> Array:
+    """2 / sqrt(pi) * exp(-x**2) * sum(2**k * x**(2k+1) / (2k+1)!!): no term cancels another."""
+    a = np.minimum(np.abs(x), 7)
+    term, total = a, a
+    for k in range(1, 160):
+        term = term * (2 * a * a / (2 * k + 1))
+        total = total + term
+    root = np.sqrt(4 * np.arctan(np.ones((), x.dtype)))
+    return np.copysign(np.minimum(2 / root * np.exp(-a * a) * total, 1), x)
+
+
+UNARY: dict[str, Callable[[Array], Array]] = {
+    "exp": np.exp,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "tanh": np.tanh,
+    "erf": erf,
+    "atan": np.arctan,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+}
+BINARY: dict[str, Callable[[Array, Array], Array]] = {"pow": np.power, "atan2": np.arctan2}
+BOUND = {"pow": 4.0}
+
+
+def errors(got: Array, want: Array) -> Array:
+    """Distance in ulp of `got`'s type; `want` is of a wider type. Infinite where a special value or
+    the sign of a zero is wrong."""
+    kind = got.dtype.type
+    rounded = want.astype(kind)
+    with np.errstate(all="ignore"):
+        size = np.minimum(np.abs(rounded), np.finfo(kind).max)
+        out = np.abs(got.astype(want.dtype) - want) / np.spacing(size).astype(want.dtype)
+    odd = ~np.isfinite(rounded) | ~np.isfinite(got) | (got == 0) | (rounded == 0)
+    g, r = got[odd], rounded[odd]
+    overflow = np.isinf(g) & (np.abs(want[odd]) >= float(np.finfo(kind).max))
+    same = ((g == r) | overflow) & (np.signbit(g) == np.signbit(r))
+    right = same | (np.isnan(g) & np.isnan(r))
+    small = np.isfinite(g) & np.isfinite(r) & (g != r)  # one of them underflowed
+    out[odd] = np.where(right, 0, np.where(small, out[odd], np.inf))
+    return out.astype(np.float64)
+
+
+def worst(fn: str, oracle: Callable[..., Array], dtype: DType, lanes: int, *x: Array) -> float:
+    """The largest error of `fn` on `x`."""
+    wide = np.float64 if dtype is float32 else np.longdouble
+    got = kernel(lambda *a: apply(fn, *a), [dtype] * len(x), lanes)(*x)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        e = errors(got, oracle(*(a.astype(wide) for a in x)))
+    k = int(np.argmax(e))
+    print(f"{fn} {dtype}: {e[k]:.3f} ulp at {[a[k] for a in x]}, got {got[k]!r}")
+    return float(e[k])
+
+
+def special(kind: np.dtype[Any]) -> Array:
+    f = np.finfo(kind)
+    tiny = f.smallest_subnormal
+    v = [0.0, 1, 0.5, 2, 3, 2.5, 7, 88.7, 100, 709.7, 1000, 2.0**24 + 1, np.inf]
+    v += [f.max, f.tiny, tiny, 3 * tiny, f.eps, np.pi / 2, np.pi / 4, 1e10]
+    return np.array([*v, *(-x for x in v), np.nan], kind)
+
+
+def samples(dtype: DType, count: int) -> Array:
+    """Random bit patterns, ordinary sizes, and special values."""
+    rng = np.random.default_rng(11)
+    word = np.dtype(f"u{dtype.itemsize}")
+    patterns = rng.integers(0, np.iinfo(word).max, count, word, endpoint=True).view(dtype.numpy)
+    n = count // 4
+    near = [rng.normal(size=n) * 3, rng.uniform(-110, 100, n), 1 + rng.normal(size=n) * 1e-2]
+    parts = [patterns, *(p.astype(dtype.numpy) for p in near), special(dtype.numpy)]
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("lanes", [1, 16])
+@pytest.mark.parametrize("fn", UNARY)
+def test_float32(fn: str, lanes: int) -> None:
+    x = samples(float32, 1 << 19 if lanes > 1 else 1 << 12)
+    assert worst(fn, UNARY[fn], float32, lanes, x) <= 2
+
+
+@pytest.mark.skipif(not EXTENDED, reason="needs a longdouble wider than float64")
+@pytest.mark.parametrize("fn", UNARY)
+def test_float64(fn: str) -> None:
+    x = samples(float64, 1 << 15)
+    assert worst(fn, UNARY[fn], float64, 8, x) <= 2
+
+
+def pairs(dtype: DType, count: int) -> tuple[Array, Array]:
+    rng = np.random.default_rng(5)
+    kind = dtype.numpy
+    a, b = samples(dtype, count), samples(dtype, count)
+    x = [a, np.exp(rng.normal(size=count) * 3), 1 + rng.normal(size=count) * 1e-3]
+    y = [rng.permutation(b), rng.normal(size=count) * 20, rng.normal(size=count) * 10000]
+    x, y = [*x, rng.normal(size=count) * 5], [*y, rng.integers(-30, 30, count)]
+    one, two = np.meshgrid(special(kind), special(kind))
+    return (
+        np.concatenate([*(v.astype(kind) for v in x), one.ravel()]),
+        np.concatenate([*(v.astype(kind) for v in y), two.ravel()]),
+    )
+
+
+@pytest.mark.parametrize("dtype", [float32, float64], ids=repr)
+@pytest.mark.parametrize("fn", BINARY)
+def test_two_arguments(fn: str, dtype: DType) -> None:
+    if dtype is float64 and not EXTENDED:
+        pytest.skip("needs a longdouble wider than float64")
+    x, y = pairs(dtype, 1 << 16)
+    assert worst(fn, BINARY[fn], dtype, 8, x, y) <= BOUND.get(fn, 2)
+
+
+@pytest.mark.parametrize("dtype", [float16, bfloat16], ids=repr)
+@pytest.mark.parametrize("fn", UNARY)
+def test_half_types_round_the_float32_result(fn: str, dtype: DType) -> None:
+    x = np.arange(1 << 16, dtype=np.uint16).view(dtype.numpy)
+    got = kernel(lambda a: apply(fn, a), [dtype])(x).astype(np.float32)
+    wide = kernel(lambda a: apply(fn, a), [float32])(x.astype(np.float32))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want = wide.astype(dtype.numpy).astype(np.float32)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [uint8, int32, int64], ids=repr)
+def test_integer_power(dtype: DType) -> None:
+    x, y = (g.ravel().astype(dtype.numpy) for g in np.meshgrid(np.arange(-9, 10), np.arange(40)))
+    got = kernel(lambda a, b: apply("pow", a, b), [dtype] * 2, 4)(x, y)
+    np.testing.assert_array_equal(got, np.power(x, y))
+
+
+def test_negative_integer_power() -> None:
+    got = kernel(lambda a: apply("pow", a, const(-3, int32)), [int32], 1)
+    np.testing.assert_array_equal(got(np.array([1, -1, 2, -2, 0])), [1, -1, 0, 0, 0])
+
+
+def test_undefined_types_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"exp\(int64\)"):
+        kernel(lambda a: apply("exp", a), [int64])
+
+
+def test_the_same_digits_on_every_width() -> None:
+    x = samples(float32, 1 << 12)
+    for fn in UNARY:
+        runs = [kernel(lambda a, f=fn: apply(f, a), [float32], n)(x) for n in (1, 4, 16)]
+        np.testing.assert_array_equal(runs[0], runs[1], err_msg=fn)
+        np.testing.assert_array_equal(runs[0], runs[2], err_msg=fn)
+
+
+ODD, EVEN = {"sin", "tan", "tanh", "erf", "atan"}, {"cos"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fn", UNARY)
+def test_every_float32(fn: str) -> None:
+    """Odd and even functions: the positive half against the oracle, the other half against it."""
+    oracle = UNARY[fn]
+    if fn == "erf":
+        oracle = pytest.importorskip("scipy.special").erf
+    run = kernel(lambda a: apply(fn, a), [float32])
+    chunk, symmetric = 1 << 22, fn in ODD | EVEN
+    most, at = 0.0, math.nan
+    for start in range(0, 1 << (31 if symmetric else 32), chunk):
+        x = np.arange(start, start + chunk, dtype=np.uint32).view(np.float32)
+        got = run(x)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            e = errors(got, oracle(x.astype(np.float64)))
+        k = int(np.argmax(e))
+        if e[k] > most:
+            most, at = float(e[k]), float(x[k])
+        if symmetric:
+            np.testing.assert_array_equal(run(-x), -got if fn in ODD else got)
+    print(f"{fn}: {most:.3f} ulp at {at!r}")
+    assert most <= 2
