@@ -69,7 +69,7 @@ class GraphFunction:
         outputs, states = self.executable.run([x._value for x in args])
         return [Tensor._wrap(a) for a in (*outputs, *states)]
 
-    # --- gradients ----------------------------------------------------------------------------------
+    # --- gradients --------------------------------------------------------------------------------
 
     def _record(self, args: Sequence[Tensor]) -> list[Tensor]:
         forward = self._forward
@@ -140,7 +140,7 @@ class _Gradient:
                 tape.watch(sources)
                 values = replay(graph, params)
             targets = [values[n] for n, g in zip(results, given, strict=True) if g]
-            forward = set(values[n]._value for n in values)
+            forward = {x._value for x in values.values()}
             seeds = [tracer.param(t.spec) for t in targets]
             found = tape.gradient(targets, sources, output_gradients=seeds)
             tracer.close()

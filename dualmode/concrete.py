@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from dualmode_compiler.spec import Spec, default
 
 from . import config, op, tree
 from .callable import GraphFunction, lock
+from .eager import EAGER
 from .op import convert, state
 from .ops.logic import CAST
 from .signature import Arguments, Key, Static, number_value, static_key
@@ -55,7 +58,7 @@ class Result:
             found.leaves.append(x)
         return found
 
-    @property
+    @cached_property
     def single(self) -> bool:
         """True where the result is one traced tensor and nothing around it."""
         return len(self.leaves) == 1 and self.form.is_leaf() and len(self.nodes) == 1
@@ -99,11 +102,10 @@ class ConcreteFunction:
         self.name = name
         self._arguments = arguments
         known = [k for k, _ in key.values]
-        traced = [
-            k for k, x in enumerate(key.leaves) if isinstance(x, Spec) and k not in known
-        ]
+        traced = [k for k, x in enumerate(key.leaves) if isinstance(x, Spec) and k not in known]
         tracer = Tracer(state.mode, creates, needs)
         inputs = list(leaves)
+        paths = arguments.paths(key.form)
         for k in known:
             spec = key.leaves[k]
             assert isinstance(spec, Spec)
@@ -111,7 +113,10 @@ class ConcreteFunction:
         for k in traced:
             spec = key.leaves[k]
             assert isinstance(spec, Spec)
-            inputs[k] = tracer.number(spec, k, leaves[k]) if spec.weak else tracer.param(spec)
+            name = f"argument {paths[k]}"
+            inputs[k] = (
+                tracer.number(spec, name, k, leaves[k]) if spec.weak else tracer.param(spec, name)
+            )
         nodes = [inputs[k]._value for k in traced]
         with op.mode(tracer):
             args, kwargs = tree.unflatten(key.form, inputs)
@@ -135,6 +140,8 @@ class ConcreteFunction:
         self._constants = tracer.constants
         self.captures = tracer.captures
         self.creates = bool(tracer.created)
+        for variable, value in tracer.advanced:
+            EAGER.assign(variable, value)
         self._function = GraphFunction(self.graph, name)
         self._entry: Any = None
 
@@ -213,17 +220,18 @@ class ConcreteFunction:
         params: list[Any] = [None] * len(graph.params)
         for k, x in zip(self._params, inputs, strict=True):
             params[k] = _as_tensor(x, graph.params[k].spec)
-        for k, variable in self._states:
-            params[k] = variable.read_value()
         for k, array in self._constants:
             params[k] = Tensor._wrap(array)
         for k, tensor in self.captures:
             params[k] = tensor
-        results = self._function(params)
         outputs = len(graph.outputs)
-        held = dict(self._states)
-        for (k, _), new in zip(graph.updates, results[outputs:], strict=True):
-            state.mode.assign(held[k], new)
+        with lock if graph.updates else nullcontext():  # no thread's update is lost
+            for k, variable in self._states:
+                params[k] = variable.read_value()
+            results = self._function(params)
+            held = dict(self._states)
+            for (k, _), new in zip(graph.updates, results[outputs:], strict=True):
+                state.mode.assign(held[k], new)
         return self._result.build(results[:outputs])
 
     def __repr__(self) -> str:

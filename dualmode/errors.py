@@ -115,11 +115,15 @@ def locate(error: E, site: Site | None = None) -> E:
     return error
 
 
-def traced_value_error(node: Node, use: str) -> TracedValueError:
-    """Why `use` (as in "bool()") cannot have the value of the traced tensor at `node`."""
+def traced_value_error(node: Node, use: str, name: str | None = None) -> TracedValueError:
+    """Why `use` (as in "bool()") cannot have the value of the traced tensor at `node`.
+
+    Args:
+        name: what the node is, where it is no result of an op: "argument x", "variable w".
+    """
     spec = node.spec
-    if node.op.name == "param":
-        origin = f"is argument {node.attr('index')} of the function"
+    if name is not None:
+        origin = f"is {name}"
     else:
         origin = f"was made by {node.op.name} at {describe_site(node.site)}"
     instead = {

@@ -1,7 +1,7 @@
 """`@function`: Python functions of tensors, compiled.
 
-The first call with a signature runs the Python code once to trace it into a graph, which is compiled
-to one native function. Later calls with that signature run the native function, without Python.
+The first call with a signature runs the Python code once to trace it into a graph, which is
+compiled to one native function. Later calls with that signature run that, without Python.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Function:
     """A compiled function; what `@function` makes. Call it like the Python function.
 
     Tensors, arrays and Python numbers are traced: a new shape or dtype makes a new trace, a new
-    value does not. All other arguments, such as bool, str and None, count by their value, objects and
-    variables by their identity. Where the code needs the value of a Python number (as a size, in
-    `range`, in `if`), that number counts by its value as well.
+    value does not. All other arguments, such as bool, str and None, count by their value, objects
+    and variables by their identity. Where the code needs the value of a Python number (as a size,
+    in `range`, in `if`), that number counts by its value as well.
 
     Attributes:
         python_function: the function as it was written.
@@ -94,7 +94,7 @@ class Function:
         leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
         return self._concrete(Key.of(form, leaves), leaves)
 
-    # --- traces -------------------------------------------------------------------------------------
+    # --- traces -----------------------------------------------------------------------------------
 
     def _concrete(self, key: Key, leaves: list[Any]) -> ConcreteFunction:
         needs: Needs = {}
@@ -161,7 +161,7 @@ class Function:
         else:
             self._traces[key] = concrete
 
-    # --- as a method --------------------------------------------------------------------------------
+    # --- as a method ------------------------------------------------------------------------------
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
@@ -239,7 +239,7 @@ def function(
 
 
 def run_functions_eagerly(run_eagerly: bool) -> None:
-    """Run the bodies of all `@function`s as plain Python from now on, to debug them; or stop that."""
+    """Run the bodies of all `@function`s as plain Python to debug them, or stop that."""
     config.update(jit=not run_eagerly)
 
 

@@ -19,7 +19,7 @@ from .eager import EAGER
 from .errors import ShapeError
 from .op import no_tapes, state
 from .tracer import init_scope
-from .trackable import Trackable, named_variables
+from .trackable import Trackable, variables_of
 from .variable import Variable
 
 Slots = dict[str, Any]
@@ -157,7 +157,7 @@ class Optimizer(Trackable):
     @property
     def variables(self) -> list[Variable]:
         """The state, in order of creation."""
-        return list(named_variables(self).values())
+        return variables_of(self)
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Variable]]) -> Variable:
         """Update each variable by its gradient; pairs whose gradient is None are left out.

@@ -52,6 +52,7 @@ class Tracer:
         captures: (parameter index, tensor) for each tensor of an outer trace that was captured.
         creates: whether variables may be made while tracing.
         created: those that were made.
+        advanced: new values of states that initial values of variables used up.
         needs: why the value of a Python number was needed, by the number's name.
         site: stands in for the user's line, when nodes are replayed rather than made by user code.
         local: what callers remember for as long as this trace lasts.
@@ -67,10 +68,12 @@ class Tracer:
         self.captures: list[tuple[int, Tensor]] = []
         self.creates = creates
         self.created: list[Variable] = []
+        self.advanced: list[tuple[Variable, Tensor]] = []
         self.needs: dict[Any, Need] = {} if needs is None else needs
         self.site: Site | None = None
         self.local: dict[Any, Any] = {}
         self._known: dict[Node, tuple[Any, Any]] = {}  # name and value of Python numbers
+        self._names: dict[Node, str] = {}  # of parameters, for messages
         self._owned: set[Node] = set()
         self._values: dict[int, Tensor] = {}  # by id of the variable: what it holds now
         self._params: dict[int, Node] = {}  # by id of a captured object
@@ -101,14 +104,15 @@ class Tracer:
                 return x
         else:
             node = self.graph.const(np.asarray(x, dtype.numpy))
-        return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=Spec(node.spec.shape, dtype, True)))
+        spec = Spec(node.spec.shape, dtype, weak=True)
+        return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=spec))
 
     def read(self, variable: Variable) -> Tensor:
         found = self._values.get(id(variable))
         if found is None:
-            node = self._param(variable, Spec(variable.shape, variable.dtype))
+            node = self._param(variable, variable.spec, f"variable {variable.name!r}")
             self.states.append((node.attr("index"), variable))
-            found = self._values[id(variable)] = self._own(node)
+            found = self._values[id(variable)] = Tensor._wrap(node)
         return found
 
     def assign(self, variable: Variable, value: Tensor) -> None:
@@ -124,32 +128,38 @@ class Tracer:
             )
         self.created.append(variable)
 
-    def value_needed(self, tensor: Tensor, use: str) -> Array:
-        """The value of a traced `tensor` that depends on nothing but Python numbers.
+    def value_needed(self, x: Tensor, use: str) -> Array:
+        """The value of a traced tensor that depends on Python numbers and captured tensors only.
 
         The trace then holds for these numbers only; `needs` remembers which, and why.
 
         Raises:
             TracedValueError: it depends on more than that.
         """
-        node = self.node(tensor)
+        node = self.node(x)
         leaves = [n for n in topological([node]) if n.op is PARAM]
-        if not all(n in self._known for n in leaves):
-            raise errors.traced_value_error(node, use)
+        constants = {self.graph.params[k]: array for k, array in self.constants}
+        if not all(n in self._known or n in constants for n in leaves):
+            raise errors.traced_value_error(node, use, self._names.get(node))
         for leaf in leaves:
-            self.needs.setdefault(self._known[leaf][0], Need(use, errors.user_site()))
-        return evaluate(node, {n: self._number(n, use) for n in leaves})
+            if leaf in self._known:
+                self.needs.setdefault(self._known[leaf][0], Need(use, errors.user_site()))
+                constants[leaf] = self._number(leaf, use)
+        return evaluate(node, constants)
 
-    # --- what enters a trace ------------------------------------------------------------------------
+    # --- what enters a trace ----------------------------------------------------------------------
 
-    def param(self, spec: Spec) -> Tensor:
-        """A new parameter of the graph."""
-        return self._own(self.graph.param(spec))
+    def param(self, spec: Spec, name: str = "an argument") -> Tensor:
+        """A new parameter of the graph; `name` is for messages."""
+        node = self.graph.param(spec)
+        self._names[node] = name
+        return self._own(node)
 
-    def number(self, spec: Spec, name: Any, value: Any) -> Tensor:
-        """A new parameter for a Python number (or a traced one) whose value may be asked for."""
-        tensor = self.param(spec)
-        self._known[tensor._value] = name, value
+    def number(self, spec: Spec, name: str, key: Any, value: Any) -> Tensor:
+        """A new parameter for a Python number (or a traced one) whose value may be asked for;
+        `needs` will remember it by `key`."""
+        tensor = self.param(spec, name)
+        self._known[tensor._value] = key, value
         return tensor
 
     def node(self, x: Tensor) -> Node:
@@ -166,10 +176,9 @@ class Tracer:
         self._owned.add(node)
         return Tensor._wrap(node)
 
-    def _param(self, thing: Any, spec: Spec) -> Node:
+    def _param(self, thing: Any, spec: Spec, name: str) -> Node:
         """A parameter that stands for `thing`, which is kept alive."""
-        node = self._params[id(thing)] = self.graph.param(spec)
-        self._owned.add(node)
+        node = self._params[id(thing)] = self.param(spec, name)._value
         self._alive.append(thing)
         return node
 
@@ -183,7 +192,7 @@ class Tracer:
             return self.literal(array)._value
         node = self._params.get(id(x))
         if node is None:
-            node = self._param(x, x.spec)
+            node = self._param(x, x.spec, "a captured tensor")
             self.constants.append((node.attr("index"), array))
         return node
 
@@ -197,7 +206,7 @@ class Tracer:
             raise errors.leaked_error(value, "this operation")
         node = self._params.get(id(value))
         if node is None:
-            node = self._param(value, value.spec)
+            node = self._param(value, value.spec, "a tensor of the function around this one")
             self.captures.append((node.attr("index"), x))
         return node
 
@@ -207,7 +216,7 @@ class Tracer:
             value = self.outer.value_needed(value, use)
         return np.asarray(value, param.spec.dtype.numpy)
 
-    # --- the end of a trace -------------------------------------------------------------------------
+    # --- the end of a trace -----------------------------------------------------------------------
 
     def finish(self, outputs: Iterable[Node]) -> Graph:
         """Close the trace. The graph gives `outputs` and the new value of each changed variable."""
@@ -224,28 +233,49 @@ class Tracer:
         self._values.clear()
         self.local.clear()
 
-    def initial_value(self, tensor: Tensor) -> Tensor:
-        """The present value of a traced tensor, for a variable that is created while tracing.
+    def initial_value(self, x: Tensor) -> Tensor:
+        """The present value of `x`, for a variable that is created from it while tracing.
 
         Raises:
             VariableError: it depends on an argument of the function.
         """
-        node = self.node(tensor)
+        node = self.node(x)
         feeds: dict[Node, Array] = {}
-        params = self.graph.params
-        feeds.update({params[k]: v._tensor._value for k, v in self.states})
-        feeds.update({params[k]: array for k, array in self.constants})
         for leaf in topological([node]):
-            if leaf.op is PARAM and leaf not in feeds:
-                if leaf in self._known:
-                    feeds[leaf] = self._number(leaf, "the initial value of a variable")
-                    continue
-                raise errors.VariableError(
-                    "Variable: its initial value depends on an argument of the function that is "
-                    "being traced, so it has no value yet; create it from a constant, a shape or "
-                    "a random draw"
-                )
-        return Tensor._wrap(np.array(evaluate(node, feeds)))
+            if leaf.op is PARAM:
+                feeds[leaf] = self._present(leaf)
+        self._advance(feeds)
+        return Tensor._wrap(evaluate(node, feeds))
+
+    def _present(self, param: Node) -> Array:
+        index = param.attr("index")
+        for k, variable in self.states:
+            if k == index:
+                return variable._tensor._value
+        for k, array in self.constants:
+            if k == index:
+                return array
+        if param in self._known:
+            return self._number(param, "the initial value of a variable")
+        raise errors.VariableError(
+            "Variable: its initial value depends on an argument of the function that is being "
+            f"traced, {self._names[param]}, so it has no value yet; create it from a constant, "
+            "a shape or a random draw"
+        )
+
+    def _advance(self, feeds: dict[Node, Array]) -> None:
+        """Note how far states that an initial value was made from have moved, to keep that.
+
+        A trace in which variables are created is not run; the generator of a random initial value
+        must not give the same numbers again.
+        """
+        for k, variable in self.states:
+            param, now = self.graph.params[k], self._values[id(variable)]
+            if param in feeds and now._value is not param:
+                known = all(n in feeds for n in topological([self.node(now)]) if n.op is PARAM)
+                if known:
+                    value = Tensor._wrap(evaluate(self.node(now), feeds))
+                    self.advanced.append((variable, value))
 
 
 def evaluate(node: Node, feeds: dict[Node, Array]) -> Array:

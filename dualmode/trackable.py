@@ -5,7 +5,8 @@ A path names where a variable lives, by attributes and positions: `model/layers/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
 from .variable import Variable
@@ -50,6 +51,10 @@ class Trackable:
             pending.settle(value, f"{path}/{_public(name)}")
 
 
+_HOLDERS = (Trackable, Variable, list, tuple, dict)
+_PLAIN = frozenset((bool, int, float, str, type(None), FunctionType))  # most attributes are these
+
+
 def _public(name: str) -> str:
     """The name in paths: a leading underscore is no part of what a checkpoint promises to keep."""
     return name.removeprefix("_")
@@ -83,15 +88,18 @@ def walk(
     stack: list[tuple[str, Any]] = [(path, root)]
     while stack:
         where, x = stack.pop()
-        known = isinstance(x, (Trackable, Variable))
-        if not (known or isinstance(x, (list, tuple, dict))) or id(x) in seen:
+        if id(x) in seen:
             continue
         seen.add(id(x))
-        if known:
+        if isinstance(x, Variable):
             yield where, x
-        if not isinstance(x, Variable) and descend(x):
-            below = [(f"{where}/{name}" if where else name, child) for name, child in children(x)]
-            stack.extend(reversed(below))
+            continue
+        if isinstance(x, Trackable):
+            yield where, x
+        if descend(x):
+            prefix = f"{where}/" if where else ""
+            below = [(prefix + name, y) for name, y in children(x) if isinstance(y, _HOLDERS)]
+            stack += reversed(below)
 
 
 def named_variables(root: Any, path: str = "") -> dict[str, Variable]:
@@ -107,3 +115,31 @@ def named_variables(root: Any, path: str = "") -> dict[str, Variable]:
                 raise ValueError(f"two variables have the path {where!r}: rename an attribute")
             found[where] = x
     return found
+
+
+def variables_of(root: Trackable, trainable: bool = False) -> list[Variable]:
+    """The variables at or below `root`, as `named_variables`, but fast enough for every step.
+
+    Args:
+        root: what holds them.
+        trainable: only those to train, outside of trackables that are frozen (`trainable` False).
+    """
+    found: list[Variable] = []
+    if not trainable or getattr(root, "trainable", True):
+        _gather(vars(root).values(), found, {id(root)}, trainable)
+    return found
+
+
+def _gather(values: Iterable[Any], found: list[Variable], seen: set[int], trainable: bool) -> None:
+    for x in values:
+        if type(x) in _PLAIN or not isinstance(x, _HOLDERS) or id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, Variable):
+            if x.trainable or not trainable:
+                found.append(x)
+        elif isinstance(x, Trackable):
+            if not trainable or getattr(x, "trainable", True):
+                _gather(vars(x).values(), found, seen, trainable)
+        else:
+            _gather(x.values() if isinstance(x, dict) else x, found, seen, trainable)

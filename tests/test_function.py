@@ -38,7 +38,7 @@ class Counted:
         return self.fn(*args, **kwargs)
 
 
-# --- signatures and traces ----------------------------------------------------------------------
+# --- signatures and traces ------------------------------------------------------------------------
 
 
 def test_known_signature_is_not_traced_again() -> None:
@@ -253,7 +253,7 @@ def test_decorator_with_arguments_and_metadata() -> None:
     assert repr(original) == "<dm.Function renamed(x, y): 1 trace>"
 
 
-# --- structures -------------------------------------------------------------------------------------
+# --- structures -----------------------------------------------------------------------------------
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -322,7 +322,7 @@ def test_result_does_not_follow_the_callers_array() -> None:
         same(got if isinstance(got, dm.Tensor) else got[0], x - 1)
 
 
-# --- closures and captured tensors --------------------------------------------------------------
+# --- closures and captured tensors ----------------------------------------------------------------
 
 
 def test_captured_arrays_and_tensors() -> None:
@@ -461,6 +461,23 @@ def test_initial_value_from_an_argument() -> None:
         fn(array(2))
 
 
+def test_random_initial_values_are_not_drawn_again() -> None:
+    dm.random.set_seed(5)
+    expected = [np.asarray(dm.random.normal((4,))) for _ in range(2)]
+    dm.random.set_seed(5)
+    kept: list[Any] = []
+
+    @dm.function
+    def fn() -> Any:
+        if not kept:
+            kept.append(dm.Variable(dm.random.normal((4,))))
+        return dm.random.normal((4,))
+
+    same(fn(), expected[1])
+    same(kept[0], expected[0])
+    assert not np.array_equal(fn(), expected[1])
+
+
 def test_variables_as_arguments() -> None:
     @dm.function
     def fn(v: Any, by: float) -> None:
@@ -483,7 +500,7 @@ def test_assign_checks_shape_and_dtype() -> None:
     same(v, np.float32([1, 2]))
 
 
-# --- methods ----------------------------------------------------------------------------------------
+# --- methods --------------------------------------------------------------------------------------
 
 
 def test_methods_have_traces_of_their_own() -> None:
@@ -634,7 +651,7 @@ def test_endless_recursion() -> None:
         endless(array(2))
 
 
-# --- concrete functions -----------------------------------------------------------------------------
+# --- concrete functions ---------------------------------------------------------------------------
 
 
 def test_concrete_function() -> None:
@@ -653,7 +670,7 @@ def test_concrete_function() -> None:
         concrete(array(4), flag=True)
 
 
-# --- errors -----------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_if_on_a_traced_value() -> None:
@@ -665,6 +682,16 @@ def test_if_on_a_traced_value() -> None:
     with pytest.raises(dm.errors.TracedValueError, match="dm.where") as caught:
         fn(array(2))
     assert "x if y > 0 else -x" in str(caught.value)
+
+
+def test_traced_value_error_names_the_argument() -> None:
+    v = dm.Variable([1.0], name="scale")
+    captured = dm.asarray([1.0, 2.0])
+    with pytest.raises(dm.errors.TracedValueError, match=r"argument params\['w'\]\[1\]"):
+        dm.function(lambda params: float(params["w"][1]))({"w": [1.0, dm.asarray(2.0)]})
+    with pytest.raises(dm.errors.TracedValueError, match="variable 'scale'"):
+        dm.function(lambda: float(v))()
+    assert dm.function(lambda: float(captured[0].item()))() == 1.0
 
 
 def test_shape_error_names_the_users_line() -> None:
@@ -695,7 +722,7 @@ def test_an_exception_leaves_nothing_behind() -> None:
     same(fn(1.0), np.float32(2))
 
 
-# --- eager runs -------------------------------------------------------------------------------------
+# --- eager runs -----------------------------------------------------------------------------------
 
 
 def test_run_functions_eagerly() -> None:
@@ -720,7 +747,7 @@ def test_jit_setting() -> None:
     assert not fn(1.0)
 
 
-# --- threads ----------------------------------------------------------------------------------------
+# --- threads --------------------------------------------------------------------------------------
 
 
 def test_threads_share_one_trace() -> None:
@@ -744,7 +771,26 @@ def test_threads_share_one_trace() -> None:
     assert body.count == fn.trace_count == 3
 
 
-# --- effects ----------------------------------------------------------------------------------------
+def test_threads_lose_no_update() -> None:
+    v = dm.Variable(dm.zeros(3), trainable=False)
+
+    @dm.function
+    def fn(x: Any) -> None:
+        v.assign_add(x)
+
+    def work() -> None:
+        for k in range(100):
+            fn(np.ones(3, np.float32) if k % 2 else dm.ones(3))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    same(v, np.full(3, 400, np.float32))
+
+
+# --- effects --------------------------------------------------------------------------------------
 
 
 def test_python_effects_happen_once_and_dm_print_each_time(capsys: Any) -> None:

@@ -1,4 +1,4 @@
-"""Runs graphs node by node with the ops' NumPy kernels: the oracle that compiled code is tested against."""
+"""Runs graphs node by node with the ops' NumPy kernels: the oracle for compiled code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Array = np.ndarray[Any, Any]
 class Interpreter:
     """`graph` as a callable on arrays; the same results as compiled code, slowly.
 
-    Nodes run in the order in which they were made, so effects keep theirs. A value is dropped as soon
-    as its last reader has run.
+    Nodes run in the order in which they were made, so effects keep theirs. A value is dropped as
+    soon as its last reader has run.
     """
 
     def __init__(self, graph: Graph) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .emit.dot import COLUMNS as DOT_COLUMNS
 from .emit.gemm import Element, element
 from .runtime.jit import Host
 from .spec import DType
@@ -40,6 +41,11 @@ class Gemm:
         """Number of products in the batch."""
         return math.prod(axis[0] for axis in self.batch)
 
+    def transposed(self) -> Gemm:
+        """The product that gives C transposed: B transposed times A transposed."""
+        batch = tuple((extent, b, a, c) for extent, a, b, c in self.batch)
+        return Gemm(self.n, self.m, self.k, self.dtype, self.b[::-1], self.a[::-1], self.c, batch)
+
     @property
     def macs(self) -> int:
         """Multiply-adds in all."""
@@ -58,6 +64,7 @@ class Tiling:
         pack_a: packing mode of A, or None; a packed A is read by columns.
         pack_b: packing mode of B, or None.
         by_rows: the kernel reads A by rows.
+        dots: a few rows times a B that runs along K: inner products instead of micro-tiles.
         blocks_per_chunk: consecutive blocks that make a chunk.
     """
 
@@ -71,6 +78,7 @@ class Tiling:
     pack_a: str | None
     pack_b: str | None
     by_rows: bool
+    dots: bool
     blocks_per_chunk: int
 
     @property
@@ -88,6 +96,7 @@ LARGE = 1 << 20
 # Bytes of a row of a block, of the packed block of B, and of the scratch block of C, all on the stack.
 ROW_BYTES, PACKED_BYTES, TILE_BYTES = 4096, 1 << 18, 1 << 18
 DEPTH = 400
+DOT_ROWS = 4
 
 
 def _panel_rows(m: int, host: Host) -> tuple[int, int, int]:
@@ -131,7 +140,10 @@ def _pack_modes(g: Gemm, e: Element, host: Host) -> tuple[str | None, str | None
 
 
 def tiling(g: Gemm, host: Host) -> Tiling:
+    """The cut of `g`, by its sizes and strides and the host's registers alone."""
     e = element(g.dtype, host)
+    if g.m <= DOT_ROWS and g.a[1] == 1 and g.b[0] == 1 and g.b[1] != 1:
+        return _dots(g, e)
     rows, taller, panels = _panel_rows(g.m, host)
     vectors = _vectors(g, rows + (taller > 0), e, host)
     width = vectors * e.lanes
@@ -141,9 +153,43 @@ def tiling(g: Gemm, host: Host) -> Tiling:
     cut = _Cut(g, e, rows + (taller > 0), panels, width, depth, pack_a, pack_b)
     block, columns = cut.best()
     blocks = g.count * -(-panels // block) * -(-g.n // columns)
-    per_chunk = blocks if g.macs < SHARED else max(1, CHUNK * blocks // g.macs)
     return Tiling(
-        rows, taller, panels, vectors, block, columns, depth, pack_a, pack_b, by_rows, per_chunk
+        rows=rows,
+        taller=taller,
+        panels=panels,
+        vectors=vectors,
+        panels_per_block=block,
+        columns=columns,
+        depth=depth,
+        pack_a=pack_a,
+        pack_b=pack_b,
+        by_rows=by_rows,
+        dots=False,
+        blocks_per_chunk=_per_chunk(g, blocks),
+    )
+
+
+def _per_chunk(g: Gemm, blocks: int) -> int:
+    return blocks if g.macs < SHARED else max(1, CHUNK * blocks // g.macs)
+
+
+def _dots(g: Gemm, e: Element) -> Tiling:
+    """Blocks of as many whole columns of B as make a chunk."""
+    columns = max(DOT_COLUMNS, CHUNK // (g.m * g.k) // DOT_COLUMNS * DOT_COLUMNS)
+    columns = min(columns, ROW_BYTES // e.size, -(-g.n // DOT_COLUMNS) * DOT_COLUMNS)
+    return Tiling(
+        rows=1,
+        taller=0,
+        panels=g.m,
+        vectors=1,
+        panels_per_block=g.m,
+        columns=columns,
+        depth=g.k,
+        pack_a=None,
+        pack_b=None,
+        by_rows=True,
+        dots=True,
+        blocks_per_chunk=_per_chunk(g, g.count * -(-g.n // columns)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import op
 from ..tracer import init_scope
-from ..trackable import Trackable, named_variables, walk
+from ..trackable import Trackable, variables_of
 from ..variable import Variable
 from . import initializers
 
@@ -79,15 +79,14 @@ class Layer(Trackable):
     @property
     def variables(self) -> list[Variable]:
         """All variables of this layer and the layers it holds, in order of definition."""
-        return list(named_variables(self).values())
+        return variables_of(self)
 
     weights = variables
 
     @property
     def trainable_variables(self) -> list[Variable]:
         """The variables to train: those marked trainable, outside of frozen layers."""
-        found = walk(self, descend=lambda x: getattr(x, "trainable", True))
-        return [v for _, v in found if isinstance(v, Variable) and v.trainable]
+        return variables_of(self, trainable=True)
 
     trainable_weights = trainable_variables
 

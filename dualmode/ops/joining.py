@@ -128,7 +128,8 @@ def split(x: Any, num_or_size_splits: int | Sequence[int], axis: int = 0) -> lis
     """
     x = convert(x)
     axis = _axis(axis, x.ndim, "split")
-    n, parts = x.shape[axis], num_or_size_splits
+    n = x.shape[axis]
+    parts: Any = num_or_size_splits
     if isinstance(parts, int) or getattr(parts, "ndim", None) == 0:
         parts = operator.index(parts)
         if parts < 1 or n % parts:

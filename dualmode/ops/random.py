@@ -8,7 +8,7 @@ the first counter, so that every element is a function of its own position.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,41 +30,33 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 # multipliers and key increments of Philox4x32, from the paper
-_M0, _M1 = 0xD2511F53, 0xCD9E8D57
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_MASK = 0xFFFFFFFF
-
-Words = tuple[Any, Any, Any, Any]
-Product = Callable[[int, Any], tuple[Any, Any]]
+_CHUNK = 8192  # blocks that the NumPy kernel computes at a time, so that they stay in the cache
 
 
-def philox(counter: Words, key: tuple[Any, Any], product: Product, xor: Any, bump: Any) -> Words:
-    """The four words that Philox4x32-10 gives for a counter and a key of 32-bit words.
+def philox(
+    counter: np.ndarray[Any, Any], key: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Philox4x32-10 of many counters under one key; all words are 32 bits in a uint64.
 
-    It is written once for arrays and for expressions: `product(m, x)` gives the high and the low
-    word of m * x, `bump(k, w)` the sum k + w modulo 2**32.
+    Args:
+        counter: words 0 to 3 of each counter, [4,n].
+        key: both words, [2].
+
+    Returns:
+        Words 0 and 2 of each result, and words 1 and 3, each [2,n].
     """
-    a, b, c, d = counter
-    k0, k1 = key
+    multiplier, increment = (np.array(w, np.uint64)[:, None] for w in (_MULTIPLIERS, _INCREMENTS))
+    half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    even, odd, key = counter[::2], counter[1::2], key[:, None]
     for _ in range(_ROUNDS):
-        high0, low0 = product(_M0, a)
-        high1, low1 = product(_M1, c)
-        a, b, c, d = xor(xor(high1, b), k0), low1, xor(xor(high0, d), k1), low0
-        k0, k1 = bump(k0, _W0), bump(k1, _W1)
-    return a, b, c, d
-
-
-def _array_product(m: int, x: Any) -> tuple[Any, Any]:
-    wide = x.astype(np.uint64) * np.uint64(m)
-    return (wide >> np.uint64(32)).astype(np.uint32), wide.astype(np.uint32)
-
-
-def philox_arrays(counter: Words, key: tuple[Any, Any]) -> Words:
-    """`philox` on uint32 arrays."""
-    return philox(
-        counter, key, _array_product, np.bitwise_xor, lambda k, w: np.add(k, np.uint32(w))
-    )
+        product = even * multiplier
+        even = (product >> half)[::-1] ^ odd ^ key
+        odd = (product & mask)[::-1]
+        key = (key + increment) & mask
+    return even, odd
 
 
 def blocks(size: int, dtype: DType = uint32) -> int:
@@ -83,21 +75,36 @@ def _bits_infer(state: Spec, *, shape: tuple[int, ...], dtype: DType) -> Spec:
 def _bits_kernel(
     state: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: DType
 ) -> np.ndarray[Any, Any]:
-    size = math.prod(shape)
-    key, first = int(state[0]), state[1]
-    position = first + np.arange(blocks(size, dtype), dtype=np.uint64)
-    zero = np.zeros(len(position), np.uint32)
-    low, high = position.astype(np.uint32), (position >> np.uint64(32)).astype(np.uint32)
-    words = philox_arrays((low, high, zero, zero), (np.uint32(key & _MASK), np.uint32(key >> 32)))
-    if dtype is uint64:
-        a, b, c, d = (w.astype(np.uint64) for w in words)
-        words = (a | (b << np.uint64(32)), c | (d << np.uint64(32)))
-    return np.concatenate(words)[:size].reshape(shape)
+    half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    key = np.array([state[0] & mask, state[0] >> half])
+    n = blocks(math.prod(shape), dtype)
+    out = np.empty((16 // dtype.itemsize, n), dtype.numpy)
+    for at in range(0, n, _CHUNK):
+        chunk = slice(at, min(at + _CHUNK, n))
+        position = state[1:] + np.arange(chunk.start, chunk.stop, dtype=np.uint64)
+        counter = np.zeros((4, len(position)), np.uint64)
+        counter[0], counter[1] = position & mask, position >> half
+        even, odd = philox(counter, key)
+        if dtype is uint64:
+            out[:, chunk] = even | (odd << half)
+        else:
+            out[::2, chunk], out[1::2, chunk] = even, odd
+    return out.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-def _expr_product(m: int, x: Expr) -> tuple[Expr, Expr]:
-    factor = expr.const(m, uint32)
-    return expr.apply("mulhi", factor, x), x * factor
+def _philox_expr(counter: Sequence[Expr], key: Sequence[Expr]) -> tuple[Expr, Expr, Expr, Expr]:
+    """`philox` of one counter, on uint32 expressions."""
+    a, b, c, d = counter
+    k0, k1 = key
+    m0, m1 = (expr.const(m, uint32) for m in _MULTIPLIERS)
+    w0, w1 = (expr.const(w, uint32) for w in _INCREMENTS)
+    for _ in range(_ROUNDS):
+        high0, high1 = expr.apply("mulhi", m0, a), expr.apply("mulhi", m1, c)
+        even = (expr.apply("xor", high1, b), expr.apply("xor", high0, d))
+        b, d = c * m1, a * m0
+        a, c = (expr.apply("xor", x, k) for x, k in zip(even, (k0, k1), strict=True))
+        k0, k1 = k0 + w0, k1 + w1
+    return a, b, c, d
 
 
 def _halves(x: Expr) -> tuple[Expr, Expr]:
@@ -106,34 +113,31 @@ def _halves(x: Expr) -> tuple[Expr, Expr]:
     return expr.cast(x, uint32), expr.cast(shifted, uint32)
 
 
+def _joined(low: Expr, high: Expr) -> Expr:
+    """The uint64 of two words."""
+    low, high = expr.cast(low, uint64), expr.cast(high, uint64)
+    return expr.apply("or", low, expr.apply("shl", high, expr.const(32, uint64)))
+
+
 def _bits_lower(
     i: Sequence[Expr], out: Spec, state: Reader, *, shape: tuple[int, ...], dtype: DType
 ) -> Expr:
-    """The same word of the same block: the blocks' first words come first, then their second ..."""
+    """As in the kernel, the first words of all blocks come first, then their second ones, ..."""
     n, per_block = blocks(out.size, dtype), 16 // dtype.itemsize
     position = expr.ravel(i, out.shape)
-    beyond = [less(position, n * k) for k in range(1, per_block)]
+    before = [less(position, n * k) for k in range(1, per_block)]
     block: Expr = position - n * (per_block - 1)
     for k in reversed(range(per_block - 1)):
-        block = expr.select(beyond[k], position - n * k, block)
+        block = expr.select(before[k], position - n * k, block)
     key, first = (state([expr.const(k, specs.int64)]) for k in (0, 1))
     zero = expr.const(0, uint32)
-    words: Sequence[Expr] = philox(
-        (*_halves(first + expr.cast(block, uint64)), zero, zero),
-        _halves(key),
-        _expr_product,
-        lambda a, b: expr.apply("xor", a, b),
-        lambda k, w: k + expr.const(w, uint32),
-    )
+    counter = (*_halves(first + expr.cast(block, uint64)), zero, zero)
+    words: Sequence[Expr] = _philox_expr(counter, _halves(key))
     if dtype is uint64:
-        a, b, c, d = (expr.cast(w, uint64) for w in words)
-        shift = expr.const(32, uint64)
-        words = [
-            expr.apply("or", low, expr.apply("shl", high, shift)) for low, high in ((a, b), (c, d))
-        ]
+        words = [_joined(*words[:2]), _joined(*words[2:])]
     word = words[-1]
     for k in reversed(range(per_block - 1)):
-        word = expr.select(beyond[k], words[k], word)
+        word = expr.select(before[k], words[k], word)
     return word
 
 

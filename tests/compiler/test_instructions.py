@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scalar_harness import kernel
 
 from dualmode_compiler.expr import apply
 from dualmode_compiler.spec import (
@@ -25,6 +24,7 @@ from dualmode_compiler.spec import (
     uint32,
     uint64,
 )
+from scalar_harness import kernel
 
 Array = np.ndarray[Any, Any]
 REAL = [d for d in DTYPES.values() if not d.is_complex]

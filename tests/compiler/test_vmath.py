@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scalar_harness import kernel
 
 from dualmode_compiler.expr import apply, const
 from dualmode_compiler.spec import DType, bfloat16, float16, float32, float64, int32, int64, uint8
+from scalar_harness import kernel
 
 Array = np.ndarray[Any, Any]
 EXTENDED = np.finfo(np.longdouble).nmant >= 63

@@ -12,49 +12,59 @@ def integer_divmod(w: Writer, fn: str, a: str, b: str, dtype: DType, lanes: int)
 
     x // 0 == x % 0 == 0, and the least integer divided by -1 is itself, as in NumPy.
     """
+    known = literal_value(b)
+    if isinstance(known, int) and known > 0:
+        if known & (known - 1) == 0 and (fn != "fmod" or dtype.kind == "u"):
+            return _by_power_of_two(w, fn, a, known, dtype, lanes)
+        return _divide(w, fn, a, b, dtype, lanes, constant=True)
     kind, mask = register_type(dtype, lanes), register_type(bool_, lanes)
-    signed, known = dtype.kind == "i", literal_value(b)
-    if known is not None and known > 0 and known & (known - 1) == 0 and fn != "fmod":
-        if fn == "mod":
-            return w.emit(f"and {kind} {a}, {literal(known - 1, dtype, lanes)}")
-        by = literal(int(known).bit_length() - 1, dtype, lanes)
-        return w.emit(f"{'ashr' if signed else 'lshr'} {kind} {a}, {by}")
-    zero, one = literal(0, dtype, lanes), literal(1, dtype, lanes)
-    divisor = b
-    if known is None or known <= 0:  # divide by 1 where the division would trap
-        bad = w.emit(f"icmp eq {kind} {b}, {zero}")
-        if signed:
-            minus = w.emit(f"icmp eq {kind} {b}, {literal(-1, dtype, lanes)}")
-            bad = w.emit(f"or {mask} {bad}, {minus}")
-        divisor = w.emit(f"select {mask} {bad}, {kind} {one}, {kind} {b}")
-    q = _quotient(w, a, divisor, dtype, lanes, whole=known is not None)
-    r = w.emit(f"sub {kind} {a}, {w.emit(f'mul {kind} {q}, {divisor}')}")
-    if signed and fn != "fmod":
-        # the remainder takes the divisor's sign
-        crossed = w.emit(f"icmp slt {kind} {w.emit(f'xor {kind} {r}, {divisor}')}, {zero}")
-        some = w.emit(f"icmp ne {kind} {r}, {zero}")
-        fix = w.emit(f"and {mask} {crossed}, {some}")
-        if fn == "mod":
-            moved = w.emit(f"add {kind} {r}, {divisor}")
-            r = w.emit(f"select {mask} {fix}, {kind} {moved}, {kind} {r}")
-        else:
-            q = w.emit(f"add {kind} {q}, {w.emit(f'sext {mask} {fix} to {kind}')}")
+    zero = literal(0, dtype, lanes)
+    none = w.emit(f"icmp eq {kind} {b}, {zero}")
+    if dtype.kind == "u":
+        traps, exact = none, zero
+    else:
+        minus = w.emit(f"icmp eq {kind} {b}, {literal(-1, dtype, lanes)}")
+        traps = w.emit(f"or {mask} {none}, {minus}")
+        negated = w.emit(f"sub {kind} {zero}, {a}")
+        exact = w.emit(f"select {mask} {none}, {kind} {zero}, {kind} {negated}")
+    divisor = w.emit(f"select {mask} {traps}, {kind} {literal(1, dtype, lanes)}, {kind} {b}")
+    out = _divide(w, fn, a, divisor, dtype, lanes, constant=known is not None)
     if fn != "floordiv":
-        return r
-    if known is None or known <= 0:
-        if signed:
-            negated = w.emit(f"sub {kind} {zero}, {a}")
-            q = w.emit(f"select {mask} {minus}, {kind} {negated}, {kind} {q}")
-        none = w.emit(f"icmp eq {kind} {b}, {zero}")
-        q = w.emit(f"select {mask} {none}, {kind} {zero}, {kind} {q}")
-    return q
+        return out  # the remainder by 1 is the 0 that is wanted
+    return w.emit(f"select {mask} {traps}, {kind} {exact}, {kind} {out}")
 
 
-def _quotient(w: Writer, a: str, b: str, dtype: DType, lanes: int, whole: bool) -> str:
+def _by_power_of_two(w: Writer, fn: str, a: str, b: int, dtype: DType, lanes: int) -> str:
+    kind = register_type(dtype, lanes)
+    if fn != "floordiv":
+        return w.emit(f"and {kind} {a}, {literal(b - 1, dtype, lanes)}")
+    by = literal(b.bit_length() - 1, dtype, lanes)
+    return w.emit(f"{'ashr' if dtype.kind == 'i' else 'lshr'} {kind} {a}, {by}")
+
+
+def _divide(w: Writer, fn: str, a: str, b: str, dtype: DType, lanes: int, *, constant: bool) -> str:
+    """`integer_divmod` for a divisor that cannot trap."""
+    kind, mask = register_type(dtype, lanes), register_type(bool_, lanes)
+    q = _quotient(w, a, b, dtype, lanes, constant=constant)
+    r = w.emit(f"sub {kind} {a}, {w.emit(f'mul {kind} {q}, {b}')}")
+    if dtype.kind == "u" or fn == "fmod":
+        return q if fn == "floordiv" else r
+    # one step down where the remainder is not zero and has not the divisor's sign
+    zero = literal(0, dtype, lanes)
+    crossed = w.emit(f"icmp slt {kind} {w.emit(f'xor {kind} {r}, {b}')}, {zero}")
+    some = w.emit(f"icmp ne {kind} {r}, {zero}")
+    fix = w.emit(f"and {mask} {crossed}, {some}")
+    if fn == "floordiv":
+        return w.emit(f"add {kind} {q}, {w.emit(f'sext {mask} {fix} to {kind}')}")
+    moved = w.emit(f"add {kind} {r}, {b}")
+    return w.emit(f"select {mask} {fix}, {kind} {moved}, {kind} {r}")
+
+
+def _quotient(w: Writer, a: str, b: str, dtype: DType, lanes: int, *, constant: bool) -> str:
     """`a / b` truncated. Vectors of up to 32 bits divide in floating point: no SIMD set divides
     integers, and a quotient that is no integer is too far from one to round to it."""
     kind, signed = register_type(dtype, lanes), dtype.kind == "i"
-    if lanes == 1 or whole or dtype.itemsize == 8:
+    if lanes == 1 or constant or dtype.itemsize == 8:
         return w.emit(f"{'sdiv' if signed else 'udiv'} {kind} {a}, {b}")
     real = float32 if dtype.itemsize <= 2 else float64
     wide = register_type(real, lanes)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..runtime.jit import Host
 from ..tiling import Gemm, tiling
+from .dot import COLUMNS as DOT_COLUMNS
+from .dot import dot, dot_name
 from .gemm import Kernel, attributes, element, kernel
 from .pack import packer, packer_name
 from .writer import Writer
@@ -45,9 +47,15 @@ class _Panel:
 
 
 class Product:
-    """Writes one product. Methods go from the outermost loop inwards."""
+    """Writes one product. Methods go from the outermost loop inwards.
+
+    A matrix times a vector is written as the transposed product, so that vectors run along M.
+    """
 
     def __init__(self, name: str, g: Gemm, host: Host, epilogue: str | None) -> None:
+        self.flipped = g.n == 1 and g.m > 1
+        if self.flipped:
+            g = g.transposed()
         self.name, self.g, self.host, self.epilogue = name, g, host, epilogue
         self.e = element(g.dtype, host)
         self.t = tiling(g, host)
@@ -57,8 +65,10 @@ class Product:
         self.width = self.t.vectors * self.e.lanes
         self.tile_size = min(self.t.depth, g.k) * self.width
         self.masks = host.vector_bytes >= 32
-        # Without masks whole vectors are stored, to scratch, and copied out from there.
-        self.scratch = epilogue is not None or not (self.masks or g.n % self.e.lanes == 0)
+        # What is not stored by whole or masked vectors goes to scratch, and is copied out.
+        fits = self.masks or g.n % self.e.lanes == 0
+        scattered = self.flipped and g.c != 1
+        self.scratch = epilogue is not None or not fits or scattered or self.t.dots
         self.stretches = -(-g.k // self.t.depth)
 
     def emit(self) -> Code:
@@ -68,7 +78,7 @@ class Product:
         blocks = g.count * self.down * self.across
         chunks = -(-blocks // t.blocks_per_chunk)
         self._reserve()
-        self.base = [self._argument(i) for i in range(3)]
+        self.base = [self._argument(i) for i in ((1, 0, 2) if self.flipped else (0, 1, 2))]
         if t.blocks_per_chunk == 1:
             self._block("%chunk")
         else:
@@ -95,7 +105,7 @@ class Product:
         deep = min(t.depth, self.g.k)
         tiles = -(-min(t.columns, self.g.n) // self.width)
         if self.scratch:
-            self._alloca("tile", high * self.ldt + lanes)
+            self._alloca("tile", high * self.ldt + max(lanes, DOT_COLUMNS))
         if t.pack_a:
             self._alloca("panel", deep * self.ldp)
         if t.pack_b:
@@ -215,6 +225,9 @@ class Product:
 
     def _panel(self, x: _Panel) -> None:
         """One panel of A times the block of B: whole micro-tiles, then the tail of the last block."""
+        if self.t.dots:
+            self._dots(x)
+            return
         w, g, lanes = self.w, self.g, self.e.lanes
         tail = g.n % self.width
         ragged = self.across > 1 and tail > 0
@@ -236,6 +249,18 @@ class Product:
             end = f"icmp ne i64 {w.op('urem', self.columns, self.width)}, 0" if ragged else ""
             with w.when(w.let(end)) if ragged else nullcontext():
                 self._tile(whole, spec, tail - (vectors - 1) * lanes, x)
+
+    def _dots(self, x: _Panel) -> None:
+        """A row of A times the block of B, some columns at a time."""
+        w, e, g = self.w, self.e, self.g
+        self.helpers[dot_name(e)] = dot(e, self.host)
+        with w.loop(0, self.columns, DOT_COLUMNS) as j:
+            b = w.at(x.b, e.type, w.op("mul", j, g.b[1]))
+            left = w.op("sub", self.columns, j)
+            w.do(
+                f"call void @{dot_name(e)}(ptr {x.a}, ptr {b}, i64 {g.b[1]}, i64 {left}, "
+                f"i64 {x.length}, ptr {w.at(x.c, e.type, j)})"
+            )
 
     def _tile(self, s: str, spec: Kernel, live: int, x: _Panel) -> None:
         """Micro-tile `s` of the panel."""
@@ -271,18 +296,25 @@ class Product:
             self._hand_on(row, rows, tile)
 
     def _hand_on(self, row: str, rows: str, tile: str) -> None:
-        w, g, e = self.w, self.g, self.e
+        """Pass a finished panel of the tile to the epilogue, or copy it to C."""
+        w = self.w
+        ldt = str(self.ldt)
+        place, size = (row, self.j0), (rows, str(self.columns))
+        if self.flipped:
+            place, size, ldt = place[::-1], size[::-1], "1"
         if self.epilogue is not None:
             w.do(
-                f"call void @{self.epilogue}(ptr %bufs, i64 {self.flat}, i64 {row}, i64 {self.j0}, "
-                f"i64 {rows}, i64 {self.columns}, ptr {tile}, i64 {self.ldt})"
+                f"call void @{self.epilogue}(ptr %bufs, i64 {self.flat}, i64 {place[0]}, "
+                f"i64 {place[1]}, i64 {size[0]}, i64 {size[1]}, ptr {tile}, i64 {ldt})"
             )
             return
-        target = w.at(self.c, e.type, w.op("mul", row, g.c))
-        target = w.at(target, e.type, self.j0)
-        size = f"{self.columns}" if isinstance(self.columns, int) else self.columns
-        size = w.let(f"mul i64 {size}, {e.size}")
-        with w.loop(0, rows) as r:
-            to = w.at(target, e.type, w.op("mul", r, g.c))
-            source = w.at(tile, e.type, w.op("mul", r, self.ldt))
-            w.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {to}, ptr {source}, i64 {size}, i1 false)")
+        e, c = self.e, self.g.c
+        target = w.at(self.c, e.type, w.op("mul", place[0], c))
+        target = w.at(target, e.type, place[1])
+        length = w.let(f"mul i64 {size[1]}, {e.size}")
+        with w.loop(0, size[0]) as r:
+            to = w.at(target, e.type, w.op("mul", r, c))
+            source = w.at(tile, e.type, w.op("mul", r, ldt))
+            w.do(
+                f"call void @llvm.memcpy.p0.p0.i64(ptr {to}, ptr {source}, i64 {length}, i1 false)"
+            )

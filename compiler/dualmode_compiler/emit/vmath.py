@@ -12,7 +12,8 @@ from collections.abc import Callable
 from ..expr import Apply, Expr, cast
 from ..spec import float32
 from .vmath_exp import erf, exp, expm1, sigmoid, softplus, tanh
-from .vmath_log import log, log1p, power
+from .vmath_log import log, log1p
+from .vmath_pow import power
 from .vmath_trig import atan, atan2, cos, sin, tan
 
 EXPANSIONS: dict[str, Callable[..., Expr]] = {

@@ -18,13 +18,13 @@ from .vmath_tools import (
     absolute,
     bits,
     choose,
+    compare,
     fma,
     from_bits,
     maximum,
     minimum,
     polynomial,
     shift,
-    test,
 )
 
 # (exp(r) - 1 - r) / r**2 on |r| <= log(2) / 2: errors 2**-26.2 and 2**-61.7
@@ -178,7 +178,7 @@ def expm1(x: Expr) -> Expr:
     i, r = reduce(minimum(maximum(x, _EXPM1_END[x.dtype]), f.largest), f.bias - 1)
     s = power_of_two(i, x)
     y = fma(s, expm1_of_remainder(r), s - 0.5)
-    tiny = test("lt", absolute(x), 2.0 ** -(f.mantissa + 2))
+    tiny = compare("lt", absolute(x), 2.0 ** -(f.mantissa + 2))
     return select(tiny, x, y + y)
 
 
@@ -190,7 +190,7 @@ def tanh(x: Expr) -> Expr:
     b = minimum(a, _TANH_END[kind])
     i, r = reduce(b + b, FORMATS[kind].bias)
     far = 1.0 - 2.0 / fma(exp_of_remainder(r), power_of_two(i, x), 1.0)
-    return apply("copysign", choose(test("lt", a, 0.625), near, far, kind), x)
+    return apply("copysign", choose(compare("lt", a, 0.625), near, far, kind), x)
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -219,5 +219,5 @@ def erf(x: Expr) -> Expr:
     near = fma(x, polynomial(x * x, _ERF_SMALL[kind]), x)
     i, r = reduce(polynomial(minimum(a, _ERF_END[kind]), _ERF_LARGE[kind]), FORMATS[kind].bias)
     far = fma(apply("neg", exp_of_remainder(r)), power_of_two(i, x), 1.0)
-    small = test("lt", a, _ERF_SPLIT[kind])
+    small = compare("lt", a, _ERF_SPLIT[kind])
     return choose(small, near, apply("copysign", far, x), kind)

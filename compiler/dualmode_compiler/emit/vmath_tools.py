@@ -87,7 +87,7 @@ def maximum(x: Expr, bound: float) -> Expr:
     return apply("maximum", x, const(bound, x.dtype))
 
 
-def test(fn: str, x: Expr, y: Expr | float) -> Expr:
+def compare(fn: str, x: Expr, y: Expr | float) -> Expr:
     """The comparison `fn` of `x` with `y`."""
     return apply(fn, x, real(y, x.dtype))
 

@@ -16,11 +16,11 @@ from .vmath_tools import (
     absolute,
     bits,
     choose,
+    compare,
     fma,
     from_bits,
     polynomial,
     shift,
-    test,
 )
 
 # floor(2 / pi * 2**1225)
@@ -174,7 +174,7 @@ def _reduce(a: Expr) -> tuple[Expr, Expr, Expr]:
     rest = fma(big, unit_low, fma(big, unit, apply("neg", product)))
     rest = fma(small, unit * 2.0 ** (spare - width), rest)
     r = product + rest
-    inside = test("lt", a, math.pi / 4)
+    inside = compare("lt", a, math.pi / 4)
     rest = choose(inside, 0.0, rest - (r - product), a.dtype)
     return select(inside, const(0, word), q), select(inside, a, r), rest
 
@@ -198,7 +198,7 @@ def _wave(x: Expr, q: Expr, r: Expr, sign: Expr | None) -> Expr:
     if sign is not None:
         flip = apply("xor", flip, apply("and", sign, const(1 << (width - 1), word)))
     y = from_bits(apply("xor", bits(y), flip), x.dtype)
-    return choose(test("lt", absolute(x), math.inf), y, math.nan, x.dtype)
+    return choose(compare("lt", absolute(x), math.inf), y, math.nan, x.dtype)
 
 
 def sin(x: Expr) -> Expr:
@@ -221,27 +221,30 @@ def tan(x: Expr) -> Expr:
     y = select(odd, -1.0 / y, y)
     sign = apply("and", bits(x), const(1 << (8 * x.dtype.itemsize - 1), q.dtype))
     y = from_bits(apply("xor", bits(y), sign), x.dtype)
-    return choose(test("lt", absolute(x), math.inf), y, math.nan, x.dtype)
+    return choose(compare("lt", absolute(x), math.inf), y, math.nan, x.dtype)
 
 
 def _arc(t: Expr) -> Expr:
-    """atan(t) for t in 0 .. 1; float64 from tan(pi / 8) on as atan(c) + atan((t - c) / (1 + c * t)).
+    """atan(t) for t in 0 .. 1.
 
-    c halves the rest of the range, and has few bits, so that t - c is exact.
+    float64 has atan(c) + atan((t - c) / (1 + c * t)) from tan(pi / 8) on: c halves the rest of the
+    range, and has few bits, so that t - c is exact.
     """
     if t.dtype is float32:
         return fma(t * (t * t), polynomial(t * t, _ATAN[float32]), t)
-    big = test("gt", t, math.sqrt(2.0) - 1.0)
-    c = 0.66796875
+    big = compare("gt", t, math.sqrt(2.0) - 1.0)
+    c, high, low = 0.66796875, 0.5889035042047381, -2.7014448784634766e-17
     s = select(big, (t - c) / fma(t, c, 1.0), t)
     z = s * s
-    tail = fma(s * z, polynomial(z, _ATAN[float64]), choose(big, -2.7014448784634766e-17, 0.0, float64))
+    tail = fma(
+        s * z, polynomial(z, _ATAN[float64]), choose(big, -2.7014448784634766e-17, 0.0, float64)
+    )
     return choose(big, 0.5889035042047381, 0.0, float64) + (tail + s)
 
 
 def atan(x: Expr) -> Expr:
     a = absolute(x)
-    steep = test("gt", a, 1.0)
+    steep = compare("gt", a, 1.0)
     y = _arc(select(steep, 1.0 / a, a))
     high, low = FORMATS[x.dtype].half_pi
     return apply("copysign", select(steep, high - (y - low), y), x)
@@ -252,10 +255,10 @@ def atan2(y: Expr, x: Expr) -> Expr:
     kind, f = x.dtype, FORMATS[x.dtype]
     across, up = absolute(x), absolute(y)
     long, short = apply("maximum", across, up), apply("minimum", across, up)
-    t = short / choose(test("eq", long, 0.0), 1.0, long, kind)
-    t = choose(test("eq", short, math.inf), 1.0, t, kind)
+    t = short / choose(compare("eq", long, 0.0), 1.0, long, kind)
+    t = choose(compare("eq", short, math.inf), 1.0, t, kind)
     angle = _arc(t)
-    steep = test("gt", up, across)
+    steep = compare("gt", up, across)
     back = apply("lt", from_bits(bits(x), f.integer), const(0, f.integer))
     angle = select(apply("xor", steep, back), apply("neg", angle), angle)
     base = [choose(steep, c, choose(back, 2 * c, 0.0, kind), kind) for c in f.half_pi]

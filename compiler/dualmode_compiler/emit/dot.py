@@ -1,0 +1,93 @@
+"""The inner-product kernel of products whose operands both run along K in memory."""
+
+from __future__ import annotations
+
+from ..runtime.jit import Host
+from .gemm import Element, attributes
+from .writer import Writer
+
+# Columns of B that share each load of a row of A.
+COLUMNS = 8
+
+
+def dot_name(e: Element) -> str:
+    return f"dm_dot_{e.suffix}"
+
+
+def dot(e: Element, host: Host) -> str:
+    """IR of `void f(a, b, bs, columns, k, c)`: c[j] = sum_k a[k] * b[j*bs + k] for j < COLUMNS.
+
+    Only `columns` of them exist; the others repeat the last, so `c` has room for COLUMNS elements.
+    Every sum is over lanes first, in a fixed order.
+    """
+    w = Writer()
+    last = w.let("sub i64 %columns, 1")
+    columns = ["%b"]
+    for j in range(1, COLUMNS):
+        columns.append(w.at("%b", e.type, w.op("mul", w.minimum(last, j), "%bs")))
+    left = w.op("urem", "%k", e.lanes)
+    whole = w.let(f"sub i64 %k, {left}")
+    sums = _whole(w, e, columns, whole)
+    sums = _rest(w, e, columns, whole, left, sums)
+    line = "poison"
+    for j, total in enumerate(sums):
+        one = w.let(
+            f"call reassoc {e.type} @llvm.vector.reduce.fadd.{e.suffix}"
+            f"({e.type} -0.0, {e.vector} {total})"
+        )
+        line = w.let(f"insertelement <{COLUMNS} x {e.type}> {line}, {e.type} {one}, i64 {j}")
+    w.do(f"store <{COLUMNS} x {e.type}> {line}, ptr %c, align {e.size}")
+    w.do("ret void")
+    arguments = "ptr %a, ptr %b, i64 %bs, i64 %columns, i64 %k, ptr %c"
+    head = f"define internal void @{dot_name(e)}({arguments}) {attributes(host)} {{"
+    return f"{head}\nentry:\n{w.text()}\n}}\n"
+
+
+def _step(
+    w: Writer, e: Element, columns: list[str], at: str, sums: list[str], mask: str | None
+) -> list[str]:
+    x = e.load(w, w.at("%a", e.type, at), mask)
+    return [
+        e.multiply_add(w, e.load(w, w.at(column, e.type, at), mask), x, total)
+        for column, total in zip(columns, sums, strict=True)
+    ]
+
+
+def _whole(w: Writer, e: Element, columns: list[str], whole: str) -> list[str]:
+    """Sums over whole vectors."""
+    start = w.label
+    w.do(f"%some = icmp ne i64 {whole}, 0")
+    w.do("br i1 %some, label %turn, label %rest")
+    w.block("turn")
+    phis = len(w.lines)
+    names = [f"%sum{j}" for j in range(COLUMNS)]
+    new = _step(w, e, columns, "%i", names, None)
+    w.do(f"%i.next = add i64 %i, {e.lanes}")
+    w.do(f"%more = icmp ult i64 %i.next, {whole}")
+    w.do("br i1 %more, label %turn, label %rest")
+    w.lines[phis:phis] = [
+        f"  %i = phi i64 [ 0, %{start} ], [ %i.next, %turn ]",
+        *(
+            f"  {name} = phi {e.vector} [ zeroinitializer, %{start} ], [ {x}, %turn ]"
+            for name, x in zip(names, new, strict=True)
+        ),
+    ]
+    w.block("rest")
+    return [w.let(f"phi {e.vector} [ zeroinitializer, %{start} ], [ {x}, %turn ]") for x in new]
+
+
+def _rest(
+    w: Writer, e: Element, columns: list[str], at: str, left: str, sums: list[str]
+) -> list[str]:
+    """`sums` and the elements that fill no vector."""
+    some = w.let(f"icmp ne i64 {left}, 0")
+    w.do(f"br i1 {some}, label %part, label %finish")
+    w.block("part")
+    new = _step(w, e, columns, at, sums, e.mask(w, left))
+    end = w.label
+    w.do("br label %finish")
+    w.block("finish")
+    return [
+        w.let(f"phi {e.vector} [ {old}, %rest ], [ {x}, %{end} ]")
+        for old, x in zip(sums, new, strict=True)
+    ]

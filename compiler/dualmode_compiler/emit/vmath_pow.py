@@ -1,0 +1,176 @@
+"""pow: 2 ** (y * log2(x)) for float32 in float64; for float64 with the logarithm as a sum of two.
+
+Polynomials are our own minimax fits (Remez exchange at 60 digits); the error given with each is
+relative to the result.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..expr import Expr, apply, cast, const, select
+from ..spec import float32, float64
+from .vmath_exp import exp_of_remainder, reduce, scale
+from .vmath_log import normal, split
+from .vmath_tools import (
+    FORMATS,
+    absolute,
+    bits,
+    choose,
+    compare,
+    fma,
+    from_bits,
+    maximum,
+    minimum,
+    polynomial,
+    shift,
+    signed,
+)
+
+# (2 * atanh(s) - 2 * s - 2 / 3 * s**3) / s**5 in s**2: error 2**-65.2
+_ATANH64_TAIL = (
+    0.400000000000023455,
+    0.285714285700544406,
+    0.222222225283449863,
+    0.18181783600968252,
+    0.153867938573557722,
+    0.132559407789073568,
+    0.132046947406542673,
+)
+# log2(1 + f) / f: error 2**-35.3
+_LOG2 = (
+    1.44269504086663509,
+    -0.721347520747590955,
+    0.480898362594601199,
+    -0.360673699232238909,
+    0.288537193565799833,
+    -0.24045173698484662,
+    0.206177785597015049,
+    -0.180335900027459547,
+    0.15876038673153136,
+    -0.14276460701543781,
+    0.144478651125639796,
+    -0.144451997718211206,
+    0.0795473205404421412,
+)
+# (2**r - 1) / r on |r| <= 1/2: error 2**-29
+_EXP2 = (
+    0.693147206557196924,
+    0.240226513537911217,
+    0.0555032712517539529,
+    0.00961800287919972529,
+    0.00134005368993628093,
+    0.000154765935836891479,
+)
+
+
+def power(x: Expr, y: Expr) -> Expr:
+    """x ** y with the special values of C99, Annex F.9.4.4; integers wrap."""
+    if x.dtype.is_integer:
+        return _integer_power(x, y)
+    size = _power32(absolute(x), y) if x.dtype is float32 else _power64(absolute(x), y)
+    whole = compare("eq", apply("rint", y), y)
+    half = y * 0.5
+    odd = apply("and", whole, compare("ne", apply("rint", half), half))
+    out = apply("copysign", size, choose(odd, x, 1.0, x.dtype))
+    finite = apply("and", compare("lt", x, 0.0), compare("gt", x, -math.inf))
+    undefined = apply("and", finite, apply("not", whole))
+    out = choose(undefined, math.nan, out, x.dtype)
+    out = choose(compare("ne", x, x), x, out, x.dtype)
+    one = apply("or", compare("eq", y, 0.0), compare("eq", x, 1.0))
+    return choose(one, 1.0, out, x.dtype)
+
+
+def _integer_power(x: Expr, y: Expr) -> Expr:
+    """By repeated squaring. A negative exponent gives 1 / x**-y rounded to zero (0 for x == 0)."""
+    kind = x.dtype
+    zero, one = const(0, kind), const(1, kind)
+    out, square = one, x
+    for k in range(8 * kind.itemsize):
+        used = apply("and", shift("lshr", y, k), one)
+        out = select(compare("ne", used, zero), apply("mul", out, square), out)
+        square = apply("mul", square, square)
+    if kind.kind == "u":
+        return out
+    unit = apply("or", apply("eq", x, one), apply("eq", x, const(-1, kind)))
+    odd = apply("ne", apply("and", y, one), zero)
+    inverse = select(unit, select(odd, x, one), zero)
+    return select(apply("lt", y, zero), inverse, out)
+
+
+def _logarithm_limits(a: Expr, log: Expr) -> Expr:
+    """`log` of `a` >= 0 with its values at zero and infinity."""
+    log = select(compare("lt", a, math.inf), log, a)
+    return choose(compare("eq", a, 0.0), -math.inf, log, a.dtype)
+
+
+def _power32(x: Expr, y: Expr) -> Expr:
+    """2 ** (y * log2(x)) in float64, where it needs no care; x >= 0."""
+    a = cast(x, float64)
+    k, m = split(a)
+    f = m - 1.0
+    log = _logarithm_limits(a, fma(f, polynomial(f, _LOG2), apply("neg", signed(k, float64))))
+    e = minimum(maximum(_bounded(cast(y, float64)) * log, -1000.0), 1000.0)
+    magic = 1.5 * 2.0**52 + 1023
+    t = e + magic
+    r = e - (t - magic)
+    s = from_bits(shift("shl", bits(t), 52), float64)
+    return cast(fma(r * s, polynomial(r, _EXP2), s), float32)
+
+
+def _bounded(y: Expr) -> Expr:
+    """`y` made finite, so that its product with log(1) is 0."""
+    return minimum(maximum(y, -1e300), 1e300)
+
+
+def _power64(x: Expr, y: Expr) -> Expr:
+    """exp(y * log(x)) with the logarithm and the product as unevaluated sums; x >= 0."""
+    f = FORMATS[float64]
+    high, low = _log_sum(x)
+    high = _logarithm_limits(x, high)
+    y = _bounded(y)
+    p = y * high
+    rest = fma(y, low, fma(y, high, apply("neg", p)))
+    rest = choose(compare("lt", absolute(p), 1000.0), rest, 0.0, float64)
+    i, r = reduce(minimum(maximum(p, f.smallest), f.largest), 2 * f.bias)
+    return scale(exp_of_remainder(r + rest), i)
+
+
+def _log_sum(x: Expr) -> tuple[Expr, Expr]:
+    """log(x) for float64 x > 0 as a sum of two numbers, to about 2**-64.
+
+    2 * s + 2/3 * s**3 + s**5 * R(s**2) with s = f / (2 + f); the first two terms carry what their
+    roundings lose (Dekker, "A floating-point technique for extending the available precision",
+    1971).
+    """
+    scaled, d = normal(x)
+    k, m = split(scaled)
+    n = signed(k, float64) + d
+    f = m - 1.0
+    below = f + 2.0
+    s = f / below
+    lost = fma(apply("neg", s), below, f)
+    s_low = fma(apply("neg", s), f - (below - 2.0), lost) / below
+    z, z_low = _product(s, s)
+    z_low = fma(s + s, s_low, z_low)
+    cube, cube_low = _product(s, z)
+    cube_low = cube_low + fma(s, z_low, s_low * z)
+    third, third_low = _product(cube, const(2 / 3, float64))
+    third_low = third_low + fma(cube, 3.700743415417188e-17, cube_low * (2 / 3))
+    tail = (cube * z) * polynomial(z, _ATANH64_TAIL)
+    high, low = _sum(s + s, third)
+    low = low + ((s_low + s_low) + third_low + tail)
+    ln2, ln2_low = FORMATS[float64].ln2
+    high, carried = _sum(n * -ln2, high)
+    return _sum(high, carried + fma(n, -ln2_low, low))
+
+
+def _product(a: Expr, b: Expr) -> tuple[Expr, Expr]:
+    p = a * b
+    return p, fma(a, b, apply("neg", p))
+
+
+def _sum(a: Expr, b: Expr) -> tuple[Expr, Expr]:
+    """a + b with what rounding loses, for abs(a) >= abs(b) or a == 0."""
+    s = a + b
+    return s, b - (s - a)
