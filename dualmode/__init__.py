@@ -350,6 +350,8 @@ __all__ = [
     "zeros_like",
 ]
 
+__version__ = "0.1.0"
+
 bool = bool_
 constant = tensor = asarray
 newaxis = None

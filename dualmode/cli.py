@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from importlib.util import find_spec
+
+from . import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dualmode", description="A tensor engine with one op set and two modes."
     )
-    parser.add_argument("--version", action="version", version=f"dualmode {_version()}")
+    parser.add_argument("--version", action="version", version=f"dualmode {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     demo = commands.add_parser("demo", help="train two models in both modes and compare them")
     demo.add_argument("--quick", action="store_true", help="fewer epochs")
@@ -44,13 +45,6 @@ def _cannot_plot(path: str) -> str | None:
         return "--plot needs matplotlib: pip install matplotlib"
     directory = os.path.dirname(path) or "."
     return None if os.path.isdir(directory) else f"--plot: there is no directory {directory}"
-
-
-def _version() -> str:
-    try:
-        return metadata.version("dualmode")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 if __name__ == "__main__":

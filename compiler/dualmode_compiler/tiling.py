@@ -44,7 +44,8 @@ class Gemm:
     def transposed(self) -> Gemm:
         """The product that gives C transposed: B transposed times A transposed."""
         batch = tuple((extent, b, a, c) for extent, a, b, c in self.batch)
-        return Gemm(self.n, self.m, self.k, self.dtype, self.b[::-1], self.a[::-1], self.c, batch)
+        (am, ak), (bk, bn) = self.a, self.b
+        return Gemm(self.n, self.m, self.k, self.dtype, (bn, bk), (ak, am), self.c, batch)
 
     @property
     def macs(self) -> int:
@@ -88,15 +89,15 @@ class Tiling:
 
 # Multiply-adds from which a product is worth a second thread, and those worth a chunk.
 SHARED, CHUNK = 1 << 18, 1 << 17
-# Numbers of threads for which the cut is weighed; and cycles to hand out a block, to move an element
-# of an operand in from a far cache, and to pack it.
+# Numbers of threads for which the cut is weighed; cycles to hand out a block, to move an element of
+# an operand in from a far cache, and to pack it.
 THREADS, HAND_OUT, MOVE, PACK = (1, 1, 2, 2, 8), 1500, 0.15, 0.6
 # From here on a wider micro-tile repays the time to compile one more kernel for its tail.
 LARGE = 1 << 20
-# Bytes of a row of a block, of the packed block of B, and of the scratch block of C, all on the stack.
+# Bytes of a row of a block, of the packed block of B, and of the scratch block of C (on the stack).
 ROW_BYTES, PACKED_BYTES, TILE_BYTES = 4096, 1 << 18, 1 << 18
-DEPTH = 400
-DOT_ROWS = 4
+# Most steps of K in a stretch, in general and in a sweep over B; most rows for inner products.
+DEPTH, SWEEP, DOT_ROWS = 400, 32, 4
 
 
 def _panel_rows(m: int, host: Host) -> tuple[int, int, int]:
@@ -142,13 +143,14 @@ def _pack_modes(g: Gemm, e: Element, host: Host) -> tuple[str | None, str | None
 def tiling(g: Gemm, host: Host) -> Tiling:
     """The cut of `g`, by its sizes and strides and the host's registers alone."""
     e = element(g.dtype, host)
-    if g.m <= DOT_ROWS and g.a[1] == 1 and g.b[0] == 1 and g.b[1] != 1:
+    if g.m <= DOT_ROWS and g.a[1] == 1 and g.b[0] == 1 and (g.b[1] != 1 or g.n == 1):
         return _dots(g, e)
     rows, taller, panels = _panel_rows(g.m, host)
     vectors = _vectors(g, rows + (taller > 0), e, host)
     width = vectors * e.lanes
     pack_a, pack_b, by_rows = _pack_modes(g, e, host)
-    stretches = -(-g.k // DEPTH)
+    # With one or two rows B is read once: a few rows of it at a time, each as one long stream.
+    stretches = -(-g.k // (SWEEP if g.m <= 2 and pack_b is None else DEPTH))
     depth = -(-g.k // stretches)
     cut = _Cut(g, e, rows + (taller > 0), panels, width, depth, pack_a, pack_b)
     block, columns = cut.best()

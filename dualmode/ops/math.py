@@ -284,7 +284,7 @@ def _softplus_kernel(x: Array) -> Array:
 RELU = Op(
     "relu",
     infer=broadcasting("relu", "iuf"),
-    kernel=lambda x: np.maximum(x, x.dtype.type(0)),
+    kernel=lambda x: np.maximum(x, 0),
     vjp=lambda g, y, x: (where(x > 0, g, 0),),
     lower=pointwise(lambda a: expr.apply("maximum", a, expr.const(0, a.dtype))),
 )

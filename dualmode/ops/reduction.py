@@ -83,10 +83,12 @@ SUM = Op(
 def _summable(x: Any, dtype: Any) -> Tensor:
     """`x` as `dtype`, or in the type that its sums have: int64 and uint64 for integers."""
     x = convert(x)
-    if dtype is None:
-        kind = x.dtype.kind
-        dtype = specs.uint64 if kind == "u" else specs.int64 if kind in "bi" else x.dtype
-    return astype(x, dtype)
+    if dtype is not None:
+        return astype(x, dtype)
+    if x.dtype.is_inexact and not x.weak:
+        return x
+    wide = {"u": specs.uint64, "b": specs.int64, "i": specs.int64}
+    return astype(x, wide.get(x.dtype.kind, specs.float32))
 
 
 def sum(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:

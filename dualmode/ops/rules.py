@@ -77,6 +77,8 @@ def normalize_axes(axis: int | Sequence[int] | None, ndim: int, name: str) -> tu
     """
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     wanted = axis if isinstance(axis, Sequence) else (axis,)
     for a in wanted:
         if not -ndim <= a < ndim:

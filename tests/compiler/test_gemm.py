@@ -1,4 +1,4 @@
-"""The matrix product template against NumPy: sizes, strides, batches, widths, epilogues, margins."""
+"""Matrix products against NumPy: sizes, strides, batches, vector widths, epilogues, margins."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ def _strides(x: Array) -> tuple[int, ...]:
 def _gemm(case: Case, a: Array, b: Array, c: Array) -> Gemm:
     sa, sb, sc = _strides(a), _strides(b), _strides(c)
     batch = tuple(zip(case.batch, sa[:-2], sb[:-2], sc[:-2], strict=True))
-    return Gemm(case.m, case.n, case.k, case.dtype, sa[-2:], sb[-2:], sc[-2], batch)
+    a2, b2 = (sa[-2], sa[-1]), (sb[-2], sb[-1])
+    return Gemm(case.m, case.n, case.k, case.dtype, a2, b2, sc[-2], batch)
 
 
 def _call(g: Gemm, host: jit.Host, arrays: list[Array], epilogue: bool) -> contract.Code:

@@ -18,7 +18,7 @@ def dot(e: Element, host: Host) -> str:
     """IR of `void f(a, b, bs, columns, k, c)`: c[j] = sum_k a[k] * b[j*bs + k] for j < COLUMNS.
 
     Only `columns` of them exist; the others repeat the last, so `c` has room for COLUMNS elements.
-    Every sum is over lanes first, in a fixed order.
+    The order of every sum is fixed.
     """
     w = Writer()
     last = w.let("sub i64 %columns, 1")
@@ -29,13 +29,7 @@ def dot(e: Element, host: Host) -> str:
     whole = w.let(f"sub i64 %k, {left}")
     sums = _whole(w, e, columns, whole)
     sums = _rest(w, e, columns, whole, left, sums)
-    line = "poison"
-    for j, total in enumerate(sums):
-        one = w.let(
-            f"call reassoc {e.type} @llvm.vector.reduce.fadd.{e.suffix}"
-            f"({e.type} -0.0, {e.vector} {total})"
-        )
-        line = w.let(f"insertelement <{COLUMNS} x {e.type}> {line}, {e.type} {one}, i64 {j}")
+    line = _sum_lanes(w, e, sums)
     w.do(f"store <{COLUMNS} x {e.type}> {line}, ptr %c, align {e.size}")
     w.do("ret void")
     arguments = "ptr %a, ptr %b, i64 %bs, i64 %columns, i64 %k, ptr %c"
@@ -91,3 +85,39 @@ def _rest(
         w.let(f"phi {e.vector} [ {old}, %rest ], [ {x}, %{end} ]")
         for old, x in zip(sums, new, strict=True)
     ]
+
+
+def _sum_lanes(w: Writer, e: Element, sums: list[str]) -> str:
+    """The sum of each vector's lanes, as one vector of them all.
+
+    Two vectors at a time, the lower halves of their groups of lanes are added to the upper halves;
+    both results fit one vector, whose groups are half as long. So the additions of all are shared.
+    """
+    lanes, group = e.lanes, e.lanes
+    while group > 1:
+        half = group // 2
+        starts = range(0, lanes, group)
+        low = [s + i for s in starts for i in range(half)]
+        high = [i + half for i in low]
+        if len(sums) > 1:
+            low, high = (x + [i + lanes for i in x] for x in (low, high))
+            pairs = list(zip(sums[::2], sums[1::2], strict=True))
+        else:
+            pairs = [(sums[0], "poison")]
+        kind = f"<{len(low)} x {e.type}>"
+        sums = [
+            w.let(f"fadd {kind} {_pick(w, e, lanes, x, low)}, {_pick(w, e, lanes, x, high)}")
+            for x in pairs
+        ]
+        lanes, group = len(low), half
+    while len(sums) > 1:
+        order = list(range(2 * lanes))
+        sums = [_pick(w, e, lanes, x, order) for x in zip(sums[::2], sums[1::2], strict=True)]
+        lanes *= 2
+    return sums[0]
+
+
+def _pick(w: Writer, e: Element, lanes: int, pair: tuple[str, str], order: list[int]) -> str:
+    v = f"<{lanes} x {e.type}>"
+    text = ", ".join(f"i32 {n}" for n in order)
+    return w.let(f"shufflevector {v} {pair[0]}, {v} {pair[1]}, <{len(order)} x i32> <{text}>")

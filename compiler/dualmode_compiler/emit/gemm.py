@@ -1,7 +1,7 @@
 """Register-tiled micro-kernels of the matrix product, as LLVM IR text.
 
-A micro-kernel computes an MR x (NV vectors) tile of C from K steps of rank one, with the tile held in
-registers. Sizes of K and all strides are run-time arguments, so one kernel serves every product in a
+A micro-kernel computes an MR x (NV vectors) tile of C from K steps of rank one, with the tile held
+in registers. K and all strides are run-time arguments, so one kernel serves every product in a
 module that has the same tile.
 """
 
@@ -51,7 +51,7 @@ class Element:
         return w.let(f"shufflevector {self.vector} {one}, {self.vector} poison, {order}")
 
     def multiply_add(self, w: Writer, a: str, b: str, c: str) -> str:
-        """a * b + c, fused where the host fuses in one instruction (elsewhere it is a libm call)."""
+        """a * b + c, fused where that is an instruction (elsewhere it would be a libm call)."""
         v = self.vector
         if self.fma:
             return w.let(f"call {v} @llvm.fma.{self.suffix}({v} {a}, {v} {b}, {v} {c})")
@@ -123,8 +123,8 @@ ARGUMENTS = "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %liv
 def kernel(spec: Kernel, host: Host) -> str:
     """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0).
 
-    Strides count elements. One rank-one step a turn: with a dozen multiply-adds or more in it, longer
-    turns are no faster, and they take longer to compile.
+    Strides count elements. One rank-one step a turn: with a dozen multiply-adds or more in it,
+    longer turns are no faster, and they take longer to compile.
     """
     body = _Body(spec)
     w = body.w
@@ -155,7 +155,7 @@ Incoming = tuple[str, list[str]]  # a block's label and the state on leaving it
 class _Body:
     """Pieces of a micro-kernel. Its state is a list: steps left, place in A, pointer into B, sums.
 
-    The place in A is a pointer, or by rows the index of the column: rows keep pointers of their own.
+    The place in A is a pointer, or by rows the column's index: rows keep pointers of their own.
     """
 
     def __init__(self, spec: Kernel) -> None:

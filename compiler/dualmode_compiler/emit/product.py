@@ -201,7 +201,7 @@ class Product:
             source = w.at(a, e.type, first * g.a[0])
             left = str(int(rows) - first) if rows.isdigit() else w.op("sub", rows, first)
             target = w.at("%panel", e.type, first)
-            self._pack(self.t.pack_a, source, g.a[::-1], left, length, target, self.ldp)
+            self._pack(self.t.pack_a, source, (g.a[1], g.a[0]), left, length, target, self.ldp)
         return "%panel"
 
     def _pack(
@@ -224,28 +224,24 @@ class Product:
         )
 
     def _panel(self, x: _Panel) -> None:
-        """One panel of A times the block of B: whole micro-tiles, then the tail of the last block."""
+        """A panel of A times the block of B: whole micro-tiles, then the last block's tail."""
         if self.t.dots:
             self._dots(x)
             return
-        w, g, lanes = self.w, self.g, self.e.lanes
+        w, t, g, lanes = self.w, self.t, self.g, self.e.lanes
         tail = g.n % self.width
         ragged = self.across > 1 and tail > 0
         whole = self._quotient(self.columns, self.width)
         if g.n >= self.width:
-            with w.when(w.let(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext():
-                with w.loop(0, whole) as s:
-                    self._tile(
-                        s,
-                        Kernel(self.t.rows, self.t.vectors, False, self.t.by_rows, self.e),
-                        lanes,
-                        x,
-                    )
+            spec = Kernel(t.rows, t.vectors, False, t.by_rows, self.e)
+            some = w.when(w.let(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
+            with some, w.loop(0, whole) as s:
+                self._tile(s, spec, lanes, x)
         if tail:
             vectors = -(-tail // lanes)
             # Scratch and packed strips are whole vectors wide: only C and B in place need the mask.
-            masked = self.masks and not (self.scratch and self.t.pack_b)
-            spec = Kernel(self.t.rows, vectors, masked, self.t.by_rows, self.e)
+            masked = self.masks and not (self.scratch and t.pack_b)
+            spec = Kernel(t.rows, vectors, masked, t.by_rows, self.e)
             end = f"icmp ne i64 {w.op('urem', self.columns, self.width)}, 0" if ragged else ""
             with w.when(w.let(end)) if ragged else nullcontext():
                 self._tile(whole, spec, tail - (vectors - 1) * lanes, x)

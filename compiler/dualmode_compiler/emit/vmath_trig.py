@@ -236,10 +236,8 @@ def _arc(t: Expr) -> Expr:
     c, high, low = 0.66796875, 0.5889035042047381, -2.7014448784634766e-17
     s = select(big, (t - c) / fma(t, c, 1.0), t)
     z = s * s
-    tail = fma(
-        s * z, polynomial(z, _ATAN[float64]), choose(big, -2.7014448784634766e-17, 0.0, float64)
-    )
-    return choose(big, 0.5889035042047381, 0.0, float64) + (tail + s)
+    tail = fma(s * z, polynomial(z, _ATAN[float64]), choose(big, low, 0.0, float64))
+    return choose(big, high, 0.0, float64) + (tail + s)
 
 
 def atan(x: Expr) -> Expr:

@@ -54,7 +54,7 @@ class Writer:
 
     @contextmanager
     def loop(self, start: str | int, stop: str | int, step: int = 1) -> Iterator[str]:
-        """`for index in range(start, stop, step)` with start < stop: the body runs at least once."""
+        """`for index in range(start, stop, step)`, with start < stop: it runs at least once."""
         head, done = self.name("loop"), self.name("done")
         index, following = f"%{self.name('i')}", f"%{self.name('i')}"
         before = self.label
