@@ -179,9 +179,7 @@ def _reduction(draw: Draw, shapes: list[Shape], a: int) -> Made:
         return None
     axes = draw(st.lists(st.integers(0, rank - 1), min_size=1, unique=True))
     keep = draw(st.booleans())
-    out = tuple(
-        1 if k in axes else n for k, n in enumerate(shapes[a]) if keep or k not in axes
-    )
+    out = tuple(1 if k in axes else n for k, n in enumerate(shapes[a]) if keep or k not in axes)
     attrs = (("axis", tuple(axes)), ("keepdims", keep))
     return Step(draw(st.sampled_from(REDUCTIONS)), (a,), attrs), out
 

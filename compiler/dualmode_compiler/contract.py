@@ -4,8 +4,8 @@ The scheme is that of Goto and van de Geijn ("Anatomy of High-Performance Matrix
 ACM TOMS 34(3), 2008) as BLIS arranges it (Van Zee and van de Geijn, ACM TOMS 41(3), 2015). C is cut
 into blocks (`tiling`); K into stretches of at most KC, so that the K x N block of B stays in the
 second-level cache and an M panel of A in the first. Inside a block (`emit.product`), panels of MR
-rows run over micro-tiles of MR rows x NR columns, each computed by a micro-kernel (`emit.gemm`) that
-keeps the tile in registers.
+rows run over micro-tiles of MR rows x NR columns, each computed by a micro-kernel (`emit.gemm`)
+that keeps the tile in registers.
 
 What differs from a library: sizes are known, so rows are shared out evenly between panels instead
 of leaving a thin one; an operand is packed (`emit.pack`) only where its strides make the kernel
@@ -30,8 +30,8 @@ def emit(name: str, g: Gemm, host: Host, epilogue: str | None) -> Code:
     """`define internal void @name(ptr %bufs, i64 %chunk)`: bufs[0] is A, bufs[1] B, bufs[2] C.
 
     Without an epilogue C is stored. With one, each finished panel is handed to `void @epilogue(ptr
-    bufs, i64 batch, i64 i0, i64 j0, i64 mr, i64 nr, ptr tile, i64 ldt)`: element (r, c) of rows i0..
-    and columns j0.. is tile[r*ldt + c], and whole vectors past nr may be read.
+    bufs, i64 batch, i64 i0, i64 j0, i64 mr, i64 nr, ptr tile, i64 ldt)`: element (r, c) of the rows
+    from i0 and the columns from j0 is tile[r*ldt + c], and whole vectors past nr may be read.
 
     Raises:
         TypeError: the dtype is neither float32 nor float64.

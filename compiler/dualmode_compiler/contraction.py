@@ -87,5 +87,3 @@ def is_plain(kernel: Kernel) -> bool:
         return False
     out = _linear(kernel.stores[0].offset)
     return out is not None and out[1] == 0 and c.n is not None and out[0].get(c.n) == 1
-
-

@@ -34,8 +34,9 @@ class Executable:
         arena: bytes of scratch memory of one run.
     """
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, host: jit.Host | None = None) -> None:
         self.name = name
+        self.host = host or jit.host()
         self.seconds: dict[str, float] = {}
         self._stage("passes", lambda: setattr(self, "graph", passes.run(graph)))
         self.graph: Graph
@@ -158,11 +159,11 @@ class _Native:
                 slots.callback,
             )
             self.program: Program = owner._stage(
-                "emit", lambda: emit_main(self.plan, table, jit.host())
+                "emit", lambda: emit_main(self.plan, table, owner.host)
             )
         self.size = first + len(self.constants)
         self.arena = self.plan.arena
-        machine = owner._stage("codegen", lambda: jit.compile_text(self.program.text))
+        machine = owner._stage("codegen", lambda: jit.compile_text(self.program.text, owner.host))
         self._library = owner._stage(
             "load", lambda: jit.load(machine, ["run"], pool.symbols() if self._threaded else {})
         )
@@ -227,9 +228,12 @@ def _view(address: int | None, spec: Any) -> Array:
     return np.frombuffer(memory, spec.dtype.numpy).reshape(spec.shape)
 
 
-def compile(graph: Graph, name: str = "graph") -> Executable:
-    """Compile `graph` for this machine. Machine code is made at the first `bind` or `run`."""
-    return Executable(graph, name)
+def compile(graph: Graph, name: str = "graph", host: jit.Host | None = None) -> Executable:
+    """Compile `graph` for this machine, or for a CPU of which it has all features.
+
+    Machine code is made at the first `bind` or `run`.
+    """
+    return Executable(graph, name, host)
 
 
 def explain(executable: Executable) -> str:

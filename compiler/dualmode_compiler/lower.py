@@ -265,9 +265,9 @@ class _Clusters:
             if cluster.contraction:
                 return False
             prefix = load.index[: len(item.axes)]
-            hoisted = all(i in item.axes or isinstance(i, Const) for i in prefix) and load.axes < set(
-                item.axes
-            )
+            hoisted = all(
+                i in item.axes or isinstance(i, Const) for i in prefix
+            ) and load.axes < set(item.axes)
             if not hoisted and cost(inner, costs)[0] > RECOMPUTE:
                 return False
         return True

@@ -140,7 +140,9 @@ class _Places:
         return buffer
 
     def assign(self) -> dict[Buffer, Place]:
-        late = [(k, n) for k, n in self.graph.updates if k in self.states and not self._direct(k, n)]
+        late = [
+            (k, n) for k, n in self.graph.updates if k in self.states and not self._direct(k, n)
+        ]
         for k, node in late:
             self._copy_update(k, self.lowering.lowered[node].buffer)
         for k, node in enumerate(self.graph.outputs):

@@ -1,10 +1,10 @@
 """Graphs and expressions as text. A printed graph parses back to the same graph.
 
-    param %0: float32[3,4]
-    param %1: float32[4]
-    %2 = add(%0, %1): float32[3,4]
-    update %1 = %3
-    return %2
+param %0: float32[3,4]
+param %1: float32[4]
+%2 = add(%0, %1): float32[3,4]
+update %1 = %3
+return %2
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ def parse(text: str, ops: Mapping[str, OpDef]) -> Graph:
     return graph
 
 
-def _parse_line(
-    line: str, graph: Graph, values: dict[str, Node], ops: Mapping[str, OpDef]
-) -> None:
+def _parse_line(line: str, graph: Graph, values: dict[str, Node], ops: Mapping[str, OpDef]) -> None:
     if line.startswith("param "):
         name, spec = line[6:].split(": ")
         values[name] = graph.param(parse_spec(spec))

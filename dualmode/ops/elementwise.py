@@ -66,7 +66,7 @@ ADD = Op(
     kernel=np.add,
     vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), unbroadcast(g, y.shape)),
     lower=_either(expr.add, for_bool="or"),
-    simplify=(neutral(0, commutes=True),),
+    simplify=(neutral(-0.0, commutes=True),),  # -0.0 + 0.0 is 0.0
 )
 
 
@@ -81,7 +81,7 @@ SUBTRACT = Op(
     kernel=np.subtract,
     vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), lambda: unbroadcast(-g, y.shape)),
     lower=pointwise(lambda a, b: a - b),
-    simplify=(neutral(0, commutes=False),),
+    simplify=(neutral(0.0, commutes=False),),
 )
 
 
@@ -203,11 +203,11 @@ def _pow_vjp(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> tuple[Any, Any]:
 def _pow_square(node: Node, graph: Graph) -> Node | None:
     """x ** 2 --> square(x),  x ** 1 --> x"""
     x, y = node.inputs
-    if x.spec.shape != node.spec.shape:
+    if x.spec is not node.spec:
         return None
     if is_const(y, 2):
         return graph.add(SQUARE, (x,), site=node.site)
-    return keeps(x, node) if is_const(y, 1) else None
+    return x if is_const(y, 1) else None
 
 
 POW = Op(
@@ -247,7 +247,7 @@ def square(x: Any) -> Tensor:
 def _double_negative(node: Node, graph: Graph) -> Node | None:
     """--x --> x"""
     inner = node.inputs[0]
-    return inner.inputs[0] if inner.op is NEGATIVE else None
+    return keeps(inner.inputs[0], node) if inner.op is NEGATIVE else None
 
 
 NEGATIVE = Op(

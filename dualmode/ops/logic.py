@@ -331,13 +331,19 @@ def cast(x: Any, dtype: Any) -> Tensor:
 
 astype = cast
 
+
+def _identity_is_nothing(node: Node, graph: Graph) -> Node | None:
+    """identity(x) --> x"""
+    return keeps(node.inputs[0], node)
+
+
 IDENTITY = Op(
     "identity",
     infer=lambda x: x,
     kernel=lambda x: x,
     vjp=lambda g, z, x: (g,),
     lower=lambda i, out, x: x(i),
-    simplify=(lambda node, graph: keeps(node.inputs[0], node),),
+    simplify=(_identity_is_nothing,),
 )
 
 

@@ -264,17 +264,20 @@ def reduced(kind: str) -> Lower:
 
 
 def is_const(node: Node, value: Any) -> bool:
-    """Whether `node` is a literal all of whose elements equal `value`."""
+    """Whether `node` is a literal all of whose elements are `value`; 0.0 and -0.0 differ."""
     if node.op is not CONST:
         return False
     array = node.attr("value").array
-    return array.size > 0 and bool((array == value).all())
+    if array.size == 0 or not (array == value).all():
+        return False
+    if value != 0 or array.dtype.kind in "biu":
+        return True
+    return array.dtype.kind != "c" and bool((np.signbit(array) == np.signbit(value)).all())
 
 
 def keeps(x: Node, node: Node) -> Node | None:
     """`x` if it can stand for `node`: it has the same shape and dtype."""
-    same = x.spec.shape == node.spec.shape and x.spec.dtype is node.spec.dtype
-    return x if same else None
+    return x if x.spec is node.spec else None
 
 
 def neutral(value: Any, commutes: bool) -> Callable[[Node, Graph], Node | None]:
@@ -288,6 +291,7 @@ def neutral(value: Any, commutes: bool) -> Callable[[Node, Graph], Node | None]:
             return keeps(y, node)
         return None
 
+    rule.__name__ = f"neutral {value:g}"
     return rule
 
 

@@ -1,4 +1,4 @@
-"""One function per kernel: `void @name(ptr %bufs, i64 %chunk)`, with `%bufs` an array of base pointers."""
+"""One function per kernel: `void @name(ptr %bufs, i64 %chunk)`; `%bufs` holds base pointers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def emit_kernel(kernel: Kernel, name: str, host: Host, work: float) -> Code:
 
 def _function(signature: str, nest: Nest, host: Host) -> str:
     body = "\n".join(nest.lines)
-    return f"define internal void {signature} {attributes(host)} {{\nentry:\n{body}\n  ret void\n}}\n"
+    return (
+        f"define internal void {signature} {attributes(host)} {{\nentry:\n{body}\n  ret void\n}}\n"
+    )
 
 
 def _pointers(nest: Nest, buffers: list[Buffer], first: int = 0) -> None:
@@ -208,7 +210,9 @@ def _epilogue(
     inner = [s.value for s in kernel.stores]
     reads = {e.buffer for e in _outside(inner, c.reduce) if isinstance(e, Load)}
     first = kernel.stores[0].buffer
-    extra = [b for b in dict.fromkeys([*kernel.writes(), *sorted(reads, key=str)]) if b is not first]
+    extra = [
+        b for b in dict.fromkeys([*kernel.writes(), *sorted(reads, key=str)]) if b is not first
+    ]
     nest = Nest(host, {})
     _pointers(nest, [first, *extra], first=2)
     _Tile(nest, kernel, c).emit()
@@ -243,7 +247,7 @@ class _Tile:
             nest.w.lines = nest.lines
             at = nest.w.emit(f"urem i64 {rest}, {axis.extent}")
             rest = nest.w.emit(f"udiv i64 {rest}, {axis.extent}")
-            nest._open(nest._inherit(nest.levels[-1].block), axis, at)
+            nest.open(nest.inherit(nest.levels[-1].block), axis, at)
         nest.loop("0", "%mr", 1, self._row)
 
     def _row(self, index: str, _: list[str]) -> list[str]:
@@ -270,7 +274,10 @@ class _Tile:
             self._vector(row, index, None)
             return []
 
-        nest.when(some, lambda: nest.loop("0", whole, lanes, full) and None)
+        def all_full() -> None:
+            nest.loop("0", whole, lanes, full)
+
+        nest.when(some, all_full)
         w.lines = nest.levels[-1].block.lines
         left = w.emit(f"icmp ult i64 {whole}, %nr")
 

@@ -14,7 +14,7 @@ from .kernel import Code, attributes, emit_kernel
 
 @dataclass(slots=True)
 class Slots:
-    """Where the table of `run` holds what: parameter k, output k, the arena, constants, callback."""
+    """Where the table of `run` holds parameter k, output k, the arena, constants, the callback."""
 
     params: list[int]
     outputs: list[int]
@@ -124,9 +124,7 @@ class _Main:
         name = self._define(f"k{k}", code)
         self.program.kernels += 1
         self.program.work += work
-        pointers = [
-            self.address(b, at * b.spec.dtype.itemsize) for b, at in code.buffers
-        ]
+        pointers = [self.address(b, at * b.spec.dtype.itemsize) for b, at in code.buffers]
         array = self._array(f"b{k}", pointers)
         if code.chunks > 1:
             self.program.chunked += 1

@@ -1,10 +1,11 @@
 """Loop nests with values at their levels: how expressions become instructions.
 
-A `Nest` is one function under construction. Each open loop is a `Level`; an expression is emitted once,
-in the outermost level that binds all its axes, so hoisting and common subexpressions need no pass.
-Inside a vectorised loop, what depends on its axis is a vector and all else stays scalar until a vector
-instruction needs it. Reductions are emitted as loops at the level of their value, with a fixed number
-of accumulators that are combined in a fixed order: the result never depends on the number of threads.
+A `Nest` is one function under construction. Each open loop is a `Level`; an expression is emitted
+once, in the outermost level that binds all its axes, so hoisting and common subexpressions need no
+pass. Inside a vectorised loop, what depends on its axis is a vector and all else stays scalar until
+a vector instruction needs it. Reductions are emitted as loops at the level of their value, with a
+fixed number of accumulators that are combined in a fixed order: the result never depends on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Nest:
         self.memo: dict[Expr, Value] = {}
         self.bases: dict[Expr, str] = {}
         self.splats: dict[tuple[str, DType, int], str] = {}
+        self.expanded: dict[Expr, Expr] = {}
         self._labels = 0
 
     @property
@@ -90,20 +92,20 @@ class Nest:
         self._labels += 1
         return f"{stem}{self._labels}"
 
-    def _open(self, level: Level, axis: Axis | None, at: str) -> None:
+    def open(self, level: Level, axis: Axis | None, at: str) -> None:
         self.levels.append(level)
         if axis is not None:
             self.depth[axis] = len(self.levels) - 1
             self.at[axis] = at
 
-    def _close(self) -> Level:
+    def close(self) -> Level:
         level = self.levels.pop()
         for e in level.names:
             self.memo.pop(e, None)
             self.bases.pop(e, None)
         return level
 
-    def _inherit(self, block: Block) -> Level:
+    def inherit(self, block: Block) -> Level:
         top = self.levels[-1]
         return Level(block, top.vector, top.lanes, top.mask)
 
@@ -116,12 +118,12 @@ class Nest:
         mask: str | None = None,
     ) -> None:
         """`body` with `axis` fixed at the scalar `at`, or at lanes at, at + 1, ..."""
-        level = self._inherit(self.levels[-1].block)
+        level = self.inherit(self.levels[-1].block)
         if lanes is not None:
             level.vector, level.lanes, level.mask = (axis if lanes > 1 else None), lanes, mask
-        self._open(level, axis, at)
+        self.open(level, axis, at)
         body()
-        self._close()
+        self.close()
 
     def loop(
         self,
@@ -142,9 +144,9 @@ class Nest:
         """
         head, done = self.label("loop"), self.label("done")
         index, phis = self.w.fresh(), [self.w.fresh() for _ in carried]
-        self._open(self._inherit(Block([], head)), None, index)
+        self.open(self.inherit(Block([], head)), None, index)
         new = body(index, phis)
-        block = self._close().block
+        block = self.close().block
         self.w.lines = block.lines
         following = self.w.emit(f"add nuw nsw i64 {index}, {step}")
         more = self.w.emit(f"icmp ult i64 {following}, {stop}")
@@ -164,9 +166,9 @@ class Nest:
     def when(self, condition: str, body: Callable[[], None]) -> None:
         """`body` if the i1 `condition` holds."""
         then, done = self.label("then"), self.label("join")
-        self._open(self._inherit(Block([], then)), None, "")
+        self.open(self.inherit(Block([], then)), None, "")
         body()
-        block = self._close().block
+        block = self.close().block
         outer = self.levels[-1].block
         outer.lines += [f"  br i1 {condition}, label %{then}, label %{done}", f"{then}:"]
         outer.lines += [*block.lines, f"  br label %{done}", f"{done}:"]
@@ -229,13 +231,20 @@ class Nest:
 
     def _needs(self, x: Expr) -> tuple[Expr, ...]:
         if isinstance(x, Apply):
-            wide = expand(x)
+            wide = self._expand(x)
             return x.args if wide is x else (wide,)
         if isinstance(x, Affine):
             return tuple(a for a, _ in x.terms if not isinstance(a, Axis))
         if isinstance(x, Load):
             return self._needs(x.index[0]) if isinstance(x.index[0], Affine) else ()
         return ()
+
+    def _expand(self, x: Apply) -> Expr:
+        """`x` in core primitives."""
+        found = self.expanded.get(x)
+        if found is None:
+            found = self.expanded[x] = expand(x)
+        return found
 
     def _compute(self, x: Expr, level: int) -> Value:
         scope = self.levels[level]
@@ -249,7 +258,7 @@ class Nest:
         if isinstance(x, Reduce):
             return self._reduce(x, level)
         assert isinstance(x, Apply)
-        wide = expand(x)
+        wide = self._expand(x)
         if wide is not x:
             return self.memo[wide]
         args = [self.vector(a, lanes) for a in x.args]
@@ -313,39 +322,35 @@ class Nest:
     def address(self, buffer: Buffer, index: Expr) -> str:
         offset = self.base(index)
         self._to(self._level(index))
-        element = memory_type(buffer.spec.dtype, 1)
-        return self.w.emit(f"getelementptr inbounds {element}, ptr {self.pointers[buffer]}, i64 {offset}")
+        element, base = memory_type(buffer.spec.dtype, 1), self.pointers[buffer]
+        return self.w.emit(f"getelementptr inbounds {element}, ptr {base}, i64 {offset}")
 
     def _load(self, x: Load, level: int, lanes: int) -> Value:
-        index, dtype = x.index[0], x.dtype
-        scope = self.levels[level]
-        size = dtype.itemsize
-        if lanes == 1:
-            place = self.address(x.buffer, index)
-            self._to(level)
-            out = self.w.emit(f"load {memory_type(dtype, 1)}, ptr {place}, align {size}")
-            return Value(self._from_memory(out, dtype, 1), 1)
-        kind = memory_type(dtype, lanes)
-        if self.stride(index, scope.vector) == 1:
-            place = self.address(x.buffer, index)
-            self._to(level)
-            if scope.mask is None:
-                out = self.w.emit(f"load {kind}, ptr {place}, align {size}")
-            else:
-                args = f"ptr {place}, i32 {size}, <{lanes} x i1> {scope.mask}, {kind} zeroinitializer"
-                out = self._intrinsic(f"{kind} @llvm.masked.load.{_mangle(kind)}.p0", args)
+        index, dtype, scope = x.index[0], x.dtype, self.levels[level]
+        kind, size = memory_type(dtype, lanes), dtype.itemsize
+        if lanes > 1 and self.stride(index, scope.vector) != 1:
+            out = self._gather(x, level)
+            return Value(self._from_memory(out, dtype, lanes), lanes)
+        place = self.address(x.buffer, index)
+        self._to(level)
+        if lanes == 1 or scope.mask is None:
+            out = self.w.emit(f"load {kind}, ptr {place}, align {size}")
         else:
-            places = self._indices(index, level) if isinstance(index, Affine | Axis) else None
-            places = places or self.vector(index, lanes)
-            self._to(level)
-            element = memory_type(dtype, 1)
-            pointers = self.w.emit(
-                f"getelementptr {element}, ptr {self.pointers[x.buffer]}, <{lanes} x i64> {places}"
-            )
-            mask = scope.mask or literal(True, bool_, lanes)
-            args = f"<{lanes} x ptr> {pointers}, i32 {size}, <{lanes} x i1> {mask}, {kind} zeroinitializer"
-            out = self._intrinsic(f"{kind} @llvm.masked.gather.{_mangle(kind)}.v{lanes}p0", args)
+            args = f"ptr {place}, i32 {size}, <{lanes} x i1> {scope.mask}, {kind} zeroinitializer"
+            out = self._intrinsic(f"{kind} @llvm.masked.load.{_mangle(kind)}.p0", args)
         return Value(self._from_memory(out, dtype, lanes), lanes)
+
+    def _gather(self, x: Load, level: int) -> str:
+        """Elements that do not lie side by side, one for each lane."""
+        index, dtype, scope = x.index[0], x.dtype, self.levels[level]
+        lanes, kind = scope.lanes, memory_type(dtype, scope.lanes)
+        places = self.vector(index, lanes)
+        self._to(level)
+        element, base = memory_type(dtype, 1), self.pointers[x.buffer]
+        pointers = self.w.emit(f"getelementptr {element}, ptr {base}, <{lanes} x i64> {places}")
+        mask = f"<{lanes} x i1> {scope.mask or literal(True, bool_, lanes)}"
+        args = f"<{lanes} x ptr> {pointers}, i32 {dtype.itemsize}, {mask}, {kind} zeroinitializer"
+        return self._intrinsic(f"{kind} @llvm.masked.gather.{_mangle(kind)}.v{lanes}p0", args)
 
     def _intrinsic(self, signature: str, args: str) -> str:
         """Call an intrinsic and declare it: `signature` is its result type and name."""
@@ -360,7 +365,8 @@ class Nest:
     def _from_memory(self, name: str, dtype: DType, lanes: int) -> str:
         if dtype is not bool_:
             return name
-        return self.w.emit(f"trunc {memory_type(dtype, lanes)} {name} to {register_type(dtype, lanes)}")
+        wide, bits = memory_type(dtype, lanes), register_type(dtype, lanes)
+        return self.w.emit(f"trunc {wide} {name} to {bits}")
 
     def store(self, buffer: Buffer, index: Expr, x: Expr) -> None:
         """Store `x`; contiguously, from the first lane's place, where the level is vectorised."""
@@ -388,9 +394,12 @@ class Nest:
             self.levels += inner
 
 
+_SUFFIX = {"half": "f16", "float": "f32", "double": "f64"}
+
+
 def _mangle(kind: str) -> str:
     lanes, _, element = kind[1:-1].split()
-    return f"v{lanes}{ {'half': 'f16', 'float': 'f32', 'double': 'f64'}.get(element, element) }"
+    return f"v{lanes}{_SUFFIX.get(element, element)}"
 
 
 def _arguments(text: str) -> list[str]:

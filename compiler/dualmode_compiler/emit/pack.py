@@ -1,7 +1,7 @@
 """Packing: copies of strips of an operand in the layout that micro-kernels read, as LLVM IR text.
 
-A strip is one vector wide. Where fewer columns exist, the last one is repeated or zeros stand in, so
-that packed strips are always whole; what comes of the extra columns is never stored.
+A strip is one vector wide. Where fewer columns exist, the last one is repeated or zeros stand in,
+so that packed strips are always whole; what comes of the extra columns is never stored.
 """
 
 from __future__ import annotations

@@ -19,7 +19,10 @@ def fold(graph: Graph) -> Graph:
         with np.errstate(all="ignore"):
             value = np.asarray(node.op.kernel(*arrays, **dict(node.attrs)))
         out = new.const(value)
-        if out.spec.with_dtype(node.spec.dtype) is not out.spec or out.spec.shape != node.spec.shape:
+        if (
+            out.spec.with_dtype(node.spec.dtype) is not out.spec
+            or out.spec.shape != node.spec.shape
+        ):
             return node
         return new.add(out.op, (), out.attrs, node.site, node.spec)
 
