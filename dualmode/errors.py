@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import dualmode_compiler
+from dualmode_compiler.graph import running
 
 from . import config
 
@@ -34,7 +35,12 @@ _INTERNAL = tuple(
 
 
 def user_site() -> Site | None:
-    """(file, line) of the innermost running frame outside the engine's own packages."""
+    """(file, line) of the innermost running frame outside the engine's own packages.
+
+    While compiled code runs, that of the op which it computes: where the user's code made it.
+    """
+    if running.site is not None:
+        return running.site
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from dualmode.ops import reduction, softmax
 from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs
@@ -31,6 +32,21 @@ def _position(oracle: Callable[..., Any]) -> Callable[..., Any]:
     return compute
 
 
+def _ranked(draw: Draw, arity: int) -> list[Shape]:
+    return [(*shape(draw, arity)[0], 3)]
+
+
+def _one_axis(draw: Draw, shapes: list[Shape]) -> Attrs:
+    rank = len(shapes[0])
+    return {"axis": draw(st.integers(-rank, rank - 1)), "include_initial": draw(st.booleans())}
+
+
+def _cumulative_sum(x: Array, axis: int, include_initial: bool) -> Array:
+    start = 0 if include_initial else 1
+    sums = [x.take(range(n), axis).sum(axis) for n in range(start, x.shape[axis] + 1)]
+    return np.stack(sums, axis) if sums else np.zeros(x.shape)
+
+
 def _softmax_axis(draw: Draw, shapes: list[Shape]) -> Attrs:
     return {"axis": axis_attrs(draw, shapes)["axis"]}
 
@@ -50,6 +66,10 @@ def _largest(x: Array, **attrs: Any) -> Array:
     return 1 + np.max(x, initial=0)  # the shift by the largest element rounds as coarsely as it
 
 
+def _total(x: Array, **attrs: Any) -> Array:
+    return np.sum(x)
+
+
 ROWS = [
     Row(reduction.SUM, reduction.sum, _reduction(np.sum), 1, ALL, special=False,
         shapes=shape, attrs=axis_attrs, gradients=(0,)),
@@ -57,6 +77,8 @@ ROWS = [
         special=False, shapes=some, attrs=axis_attrs, gradients=(0,)),
     Row(reduction.PROD, reduction.prod, _reduction(np.prod), 1, ALL, (-2, 2), special=False,
         shapes=shape, attrs=axis_attrs, smooth=(0.5, 1.5), gradients=(0,)),
+    Row(reduction.CUMULATIVE_SUM, reduction.cumulative_sum, _cumulative_sum, 1, ALL,
+        special=False, shapes=_ranked, attrs=_one_axis, gradients=(0,), magnitude=_total),
     Row(reduction.MAX, reduction.max, _reduction(np.max), 1, ALL, shapes=some, attrs=axis_attrs,
         gradients=(0,)),
     Row(reduction.MIN, reduction.min, _reduction(np.min), 1, ALL, shapes=some, attrs=axis_attrs,

@@ -69,7 +69,7 @@ def test_adding_positive_zero_is_no_identity():
 
 def test_a_broadcasting_neutral_element_stays():
     ones = np.ones((4, 2, 3), np.float32)
-    x, out = simplified(X, lambda g, x: g.add(MULTIPLY, (x, g.const(ones))))
+    _, out = simplified(X, lambda g, x: g.add(MULTIPLY, (x, g.const(ones))))
     assert out.op is MULTIPLY
 
 

@@ -1,7 +1,8 @@
-"""Every Python block of the README runs, in both modes, and prints the text that is shown after it."""
+"""The code in README.md and docs/errors.md runs, and prints or raises what is shown after it."""
 
 from __future__ import annotations
 
+import linecache
 import re
 import shlex
 import tomllib
@@ -13,48 +14,58 @@ import dualmode as dm
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-# a block, and the text block that follows it with nothing between
+ERRORS = ROOT / "docs" / "errors.md"
+# a block of code, and the text block that follows it with nothing between
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "functions run eagerly"])
-def test_blocks(compiled, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["compiled", "eager"])
+def test_readme_blocks(mode, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    dm.run_functions_eagerly(not compiled)
+    dm.run_functions_eagerly(mode == "eager")
     text = README.read_text()
     names = {"__name__": "readme"}
-    blocks = list(BLOCK.finditer(text))
-    assert len(blocks) > 5
-    for block in blocks:
+    for block in BLOCK.finditer(text):
         first = text.count("\n", 0, block.start(1))
         code = compile("\n" * first + block[1], str(README), "exec")  # lines as in the README
         exec(code, names)
-        shown = capsys.readouterr().out
-        if compiled:
-            assert shown == (block[2] or shown), f"README.md:{first}"
+        printed = capsys.readouterr().out
+        if block[2] is not None and mode == "compiled":
+            assert printed == block[2], f"README.md:{first + 1}"
 
 
-def test_set_up_commands_are_as_promised():
+@pytest.mark.parametrize("code, message", BLOCK.findall(ERRORS.read_text()))
+def test_error_messages(code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "train.py"
+    path.write_text(code)
+    linecache.clearcache()
+    with pytest.raises(dm.errors.Error) as info:
+        exec(compile(code, str(path), "exec"), {})
+    assert f"{type(info.value).__name__}: {info.value}\n" == message
+
+
+def test_every_error_is_explained():
+    explained = set(re.findall(r"^## (\w+)", ERRORS.read_text(), re.M))
+    assert {c.__name__ for c in dm.errors.Error.__subclasses__()} <= explained
+
+
+def test_set_up_commands():
     text = README.read_text()
     for command in ("pip install . && dualmode demo", 'pip install ".[test]" && pytest'):
         assert f"```sh\n{command}\n```" in text
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name in re.findall(r'pip install "?\.\[(\w+)\]', text):
-        assert name in extras
+    assert set(re.findall(r'pip install "\.\[(\w+)\]', text)) <= set(extras)
+    for line in re.findall(r"^python -m .*", text, re.M):
+        assert shlex.split(line, comments=True)[:4] == ["python", "-m", "benchmarks", "run"]
 
 
-def test_links_lead_to_files():
-    for page in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(\s*([^)#\s]+)", page.read_text()):
-            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
 
 
 def test_settings_table_is_complete():
-    text = README.read_text()
     for name in dm.config._NAMES:
-        assert f"| `{name}` | `DUALMODE_{name.upper()}` |" in text
-
-
-def test_benchmark_commands_parse():
-    for line in re.findall(r"^python -m .*", README.read_text(), re.M):
-        assert shlex.split(line, comments=True)[:4] == ["python", "-m", "benchmarks", "run"]
+        assert f"| `{name}` | `DUALMODE_{name.upper()}` |" in README.read_text()

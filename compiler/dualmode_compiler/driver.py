@@ -12,7 +12,7 @@ import numpy as np
 
 from . import expr, passes
 from .emit.main import Program, Slots, emit_main
-from .graph import Graph
+from .graph import Graph, running
 from .loops import HostCall, Kernel
 from .lower import lower
 from .plan import Plan, plan
@@ -212,11 +212,14 @@ class _Native:
                     strict=True,
                 )
             )
+            running.site = call.node.site
             with np.errstate(all="ignore"):
                 out[...] = call.node.op.kernel(*inputs, **dict(call.node.attrs))
         except BaseException as error:
             self._errors.raised = error
             return 1
+        finally:
+            running.site = None
         return 0
 
 

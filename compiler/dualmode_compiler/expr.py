@@ -2,27 +2,27 @@
 
 Expressions are immutable and interned, so equal ones are one object and common subexpressions cost
 nothing. Arithmetic on int64 is kept in a normal form (`Affine`), with division and remainder
-simplified by the known ranges of the axes: that is what makes reshape, slice, transpose and pad free
-index maps, and what tells the emitter the stride of every load.
+simplified by the known ranges of the axes: that is what makes reshape, slice, transpose and pad
+free index maps, and what tells the emitter the stride of every load.
 
-A lower rule reads `def lower(i, out, x, y, **attrs) -> Expr`: `i` is the index of the wanted element
-(one int64 expression per output axis), `out` the output `Spec`, `x` and `y` are `Reader`s of the inputs.
+A lower rule reads `def lower(i, out, x, y, **attrs) -> Expr`: `i` is the index of the wanted
+element (one int64 expression per output axis), `out` the output `Spec`, `x` and `y` are `Reader`s.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .spec import DType, Spec, bool_, float16, float32, int64
 
-# Every function that an expression may apply, with the type of its result: "same" as the arguments',
-# "bool", or "given" by the caller. Floating minimum and maximum pass NaN on; integer division
-# and remainder round to minus infinity as in Python, and x // 0 == x % 0 == 0 as in NumPy.
+# Every function that an expression may apply, with the type of its result: that of the arguments
+# ("same"), "bool", or "given" by the caller. Floating minimum and maximum pass NaN on; integer
+# division and remainder round to minus infinity as in Python, and x // 0 == x % 0 == 0 as in NumPy.
 FUNCTIONS: dict[str, str] = {
     **dict.fromkeys(["add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum"], "same"),
     **dict.fromkeys(["floordiv", "mod", "fmod", "pow"], "same"),
@@ -40,7 +40,7 @@ _serial = itertools.count()
 
 
 @contextmanager
-def fresh():
+def fresh() -> Iterator[None]:
     """A new intern table for the length of one compilation; expressions do not outlive it."""
     global _table
     saved, _table = _table, {}
@@ -360,22 +360,21 @@ def bounds(x: Expr) -> tuple[int, int] | None:
     return None
 
 
-def _split(x: Expr, divisor: int) -> tuple[Expr, Expr, int] | None:
-    """(q, r, d) with x == q' * d' + r' such that x // divisor == q + r // d and x % divisor follows.
-
-    Parts whose coefficients divide by `divisor` leave the quotient; what remains is reduced by the
-    largest common factor g whose own remainder cannot carry: (5*i + j) // 15 == i // 3 for j < 5.
-    """
+def _split(x: Expr, divisor: int) -> tuple[Expr, Expr] | None:
+    """(q, r) with x == divisor * q + r, where q takes all parts whose coefficients divide."""
     if bounds(x) is None:
         return None
     terms, c = _terms(x)
     quotient = affine(((a, k // divisor) for a, k in terms if k % divisor == 0), c // divisor)
     rest = affine(((a, k) for a, k in terms if k % divisor), c % divisor)
-    return quotient, rest, divisor
+    return quotient, rest
 
 
 def _factor(rest: Expr, divisor: int) -> tuple[Expr, Expr, int]:
-    """(a, b, g) with rest == g * a + b, 0 <= b < g, g dividing `divisor`; g == 1 if nothing fits."""
+    """(a, b, g) with rest == g * a + b and 0 <= b < g for the largest g that divides `divisor`.
+
+    Then b cannot carry: (5*i + j) // 15 == i // 3 for j < 5. If nothing fits, g is 1.
+    """
     terms, c = _terms(rest)
     for g in sorted({abs(k) for _, k in terms if divisor % k == 0}, reverse=True):
         if g == 1:
@@ -396,7 +395,7 @@ def floordiv(a: Expr, b: Expr) -> Expr:
             return a
         parts = _split(a, d)
         if parts is not None:
-            quotient, rest, _ = parts
+            quotient, rest = parts
             span = bounds(rest)
             if span is not None and span[0] >= 0 and span[1] < d:
                 return quotient
@@ -418,7 +417,7 @@ def mod(a: Expr, b: Expr) -> Expr:
             return const(a.value % d, int64)
         parts = _split(a, d)
         if parts is not None:
-            _, rest, _ = parts
+            _, rest = parts
             span = bounds(rest)
             if span is not None and span[0] >= 0 and span[1] < d:
                 return rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -119,6 +120,15 @@ class Node:
 
 Site = tuple[str, int]
 Rule = Callable[[Node, "Graph"], Node | None]
+
+
+class _Running(threading.local):
+    """The user's line of the node whose kernel this thread runs for a graph, for messages."""
+
+    site: Site | None = None
+
+
+running = _Running()
 
 
 def freeze(x: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import CONST, PARAM, Graph, Node
+from .graph import CONST, PARAM, Graph, Node, running
 
 Array = np.ndarray[Any, Any]
 
@@ -39,16 +39,22 @@ class Interpreter:
         Raises:
             ValueError: the number of arrays is not the number of parameters.
         """
-        params = self._graph.params
-        values: dict[Node, Array] = dict(zip(params, arrays, strict=True))
+        values: dict[Node, Array] = dict(zip(self._graph.params, arrays, strict=True))
+        with np.errstate(all="ignore"):  # as compiled code and eager mode have it
+            try:
+                self._compute(values)
+            finally:
+                running.site = None
+        outputs = [values[n] for n in self._graph.outputs]
+        return outputs, [values[n] for _, n in self._graph.updates]
+
+    def _compute(self, values: dict[Node, Array]) -> None:
         for node in self._nodes:
             if node.op is CONST:
                 values[node] = node.attr("value").array
             elif node.op is not PARAM:
                 inputs = [values[n] for n in node.inputs]
-                with np.errstate(all="ignore"):  # as compiled code and eager mode have it
-                    values[node] = np.asarray(node.op.kernel(*inputs, **dict(node.attrs)))
+                running.site = node.site
+                values[node] = np.asarray(node.op.kernel(*inputs, **dict(node.attrs)))
                 for dead in self._dead.get(node, ()):
                     del values[dead]
-        outputs = [values[n] for n in self._graph.outputs]
-        return outputs, [values[n] for _, n in self._graph.updates]

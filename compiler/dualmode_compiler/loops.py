@@ -45,8 +45,8 @@ class Contraction:
 class Kernel:
     """One loop nest over `axes`, outermost first; each store sits at its own depth.
 
-    Values are recomputed or hoisted by the emitter: an expression is evaluated once in the outermost
-    loop that binds all its axes, so a softmax is three loops inside its row loop.
+    Values are recomputed or hoisted by the emitter: an expression is evaluated once, in the
+    outermost loop that binds all its axes, so a softmax is three loops inside its row loop.
     """
 
     name: str

@@ -1,11 +1,12 @@
 """Graph to kernels. Fusion is substitution.
 
 Every node is lowered to one expression of its output index, reading its inputs by `Load`. Nodes are
-then gathered into clusters, each of which becomes one kernel: inside a cluster the load of a member is
-replaced by the member's own expression. That is always correct, whatever the index; the rules in
+then gathered into clusters, each of which becomes one kernel: inside a cluster the load of a member
+is replaced by the member's own expression. That is always correct, whatever the index; the rules in
 `_Clusters.admits` only decide where it pays, and that clusters can still be put in order.
 
-Nodes of the same leading sizes share their index axes, so "reads the same element" is a pointer compare.
+Nodes of the same leading sizes share their index axes, so "reads the same element" is a pointer
+compare.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Lowered:
 
 @dataclass(eq=False, slots=True)
 class Cluster:
+    """Nodes that become one kernel over `axes`; `values` are theirs, fused, by buffer."""
+
     order: int
     axes: tuple[Axis, ...]
     contraction: bool = False
@@ -146,10 +149,10 @@ class Lowering:
     def _lower_const(self, item: Lowered) -> None:
         array = item.node.attr("value").array
         item.virtual = True
-        if array.size and (array.size == 1 or (array == array.flat[0]).all()):
-            if not item.node.spec.dtype.is_complex:
-                item.value = expr.const(array.flat[0].item(), item.node.spec.dtype)
-                return
+        uniform = array.size == 1 or (array.size and (array == array.flat[0]).all())
+        if uniform and not item.node.spec.dtype.is_complex:
+            item.value = expr.const(array.flat[0].item(), item.node.spec.dtype)
+            return
         data = Buffer(f"c{len(self.constants)}", item.node.spec)
         self.constants[data] = item.node
         item.value = expr.load(data, item.index)
@@ -243,7 +246,7 @@ class _Clusters:
 
     def admits(self, cluster: Cluster, item: Lowered, value: Expr) -> bool:
         """Whether fusing `item` into `cluster` is worth it."""
-        if cluster.host or cluster.contraction and item.axes != cluster.axes:
+        if cluster.host or (cluster.contraction and item.axes != cluster.axes):
             return False
         shared = min(len(cluster.axes), len(item.axes))
         if cluster.axes[:shared] != item.axes[:shared]:

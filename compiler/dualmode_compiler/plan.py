@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from typing import TypeGuard
 
 from .expr import Buffer, Load
 from .graph import PARAM, Graph, Node
@@ -60,10 +62,9 @@ class _Order:
                 self.writer[b] = k
         for k, step in enumerate(steps):
             self._link(k, step)
-        effects = [k for k, s in enumerate(steps) if isinstance(s, HostCall) and s.node.op.effect]
-        effects.sort(key=lambda k: steps[k].node.uid)  # type: ignore[union-attr]
-        for a, b in zip(effects, effects[1:], strict=False):
-            self.after[a].add(b)
+        effects = {s.node.uid: k for k, s in enumerate(steps) if _is_effect(s)}
+        for a, b in pairwise(sorted(effects)):
+            self.after[effects[a]].add(effects[b])
 
     def _link(self, k: int, step: Step) -> None:
         for b in step.reads():
@@ -107,6 +108,10 @@ class _Order:
                     heappush(ready, f)
         assert len(out) == len(self.steps), "the steps depend on each other in a circle"
         return out
+
+
+def _is_effect(step: Step) -> TypeGuard[HostCall]:
+    return isinstance(step, HostCall) and step.node.op.effect
 
 
 def same_element(kernel: Kernel, source: Buffer, target: Buffer) -> bool:

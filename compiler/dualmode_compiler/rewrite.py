@@ -12,7 +12,8 @@ LIMIT = 32  # rewrites of one node before we call a set of rules circular
 def rebuild(graph: Graph, visit: Callable[[Node, Graph], Node]) -> Graph:
     """A new graph in which every needed node is `visit(copy of the node, new graph)`.
 
-    The copy already reads rewritten inputs. Parameters, outputs, updates and effects keep their order.
+    The copy already reads rewritten inputs. Parameters, outputs, updates and effects keep their
+    order.
     """
     new = Graph(params=list(graph.params), log=list(graph.log))
     image: dict[Node, Node] = {}

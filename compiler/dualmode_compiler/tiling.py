@@ -132,7 +132,9 @@ def _pack_modes(g: Gemm, e: Element, host: Host) -> tuple[str | None, str | None
     large = g.m * g.n * g.k >= LARGE and g.n >= 64
     if pack_a is None and not by_rows and large and ak * e.size % 2048 == 0:
         pack_a = "rows"
-    pack_b = None if bn == 1 or g.n == 1 else "columns" if bk == 1 else "strided"
+    pack_b = "columns" if bk == 1 and g.k * e.size >= 16 else "strided"
+    if bn == 1 or g.n == 1:
+        pack_b = None
     if pack_b is None and large and g.m >= (32 if bk * e.size % 2048 == 0 else 96):
         pack_b = "rows"
     if pack_b is None and host.vector_bytes < 32 and g.n % e.lanes:

@@ -200,6 +200,50 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -
     return PROD(x, axis=_axes(x, axis, "prod"), keepdims=keepdims)
 
 
+def _cumulative_infer(x: Spec, *, axis: int, reverse: bool) -> Spec:
+    rules.require_kinds("cumulative_sum", "iufc", x)
+    return Spec(x.shape, x.dtype)
+
+
+def _cumulative_kernel(x: Array, axis: int, reverse: bool) -> Array:
+    ordered = np.flip(x, axis) if reverse else x
+    total = np.add.accumulate(ordered, axis=axis, dtype=_wide(x)).astype(x.dtype, copy=False)
+    return np.ascontiguousarray(np.flip(total, axis)) if reverse else total
+
+
+CUMULATIVE_SUM = Op(
+    "cumulative_sum",
+    infer=_cumulative_infer,
+    kernel=_cumulative_kernel,
+    vjp=lambda g, y, x, axis, reverse: (CUMULATIVE_SUM(g, axis=axis, reverse=not reverse),),
+    tolerance=SUMMED,
+)
+
+
+def cumulative_sum(
+    x: Any, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
+    """The sums of the first 1, 2, ... elements along `axis`; dtypes as for `sum`.
+
+    Args:
+        x: an array of one axis or more.
+        axis: needed unless `x` has one axis.
+        dtype: convert `x` to it first.
+        include_initial: start with 0, the sum of none, so the result is longer by one.
+
+    Raises:
+        ShapeError: the axis is missing or out of range.
+    """
+    x = _summable(x, dtype)
+    if axis is None and x.ndim != 1:
+        raise ShapeError(f"cumulative_sum: give an axis, {Spec(x.shape, x.dtype)} has {x.ndim}")
+    (k,) = rules.normalize_axes(0 if axis is None else axis, x.ndim, "cumulative_sum")
+    if include_initial:
+        low = tuple(int(a == k) for a in range(x.ndim))
+        x = PAD(x, low=low, high=(0,) * x.ndim, interior=(0,) * x.ndim, value=0)
+    return CUMULATIVE_SUM(x, axis=k, reverse=False)
+
+
 # --- extremes and positions ---------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from ..runtime.jit import Host
 from .gemm import Element, attributes
 from .writer import Writer
@@ -14,6 +16,7 @@ def dot_name(e: Element) -> str:
     return f"dm_dot_{e.suffix}"
 
 
+@cache
 def dot(e: Element, host: Host) -> str:
     """IR of `void f(a, b, bs, columns, k, c)`: c[j] = sum_k a[k] * b[j*bs + k] for j < COLUMNS.
 

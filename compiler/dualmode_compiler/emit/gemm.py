@@ -8,6 +8,7 @@ module that has the same tile.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from ..runtime.jit import Host
 from ..spec import DType
@@ -120,6 +121,7 @@ class Kernel:
 ARGUMENTS = "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add"
 
 
+@cache
 def kernel(spec: Kernel, host: Host) -> str:
     """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0).
 

@@ -51,6 +51,8 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Value:
+    """An SSA name or constant text, of `lanes` lanes."""
+
     name: str
     lanes: int
 

@@ -6,6 +6,8 @@ so that packed strips are always whole; what comes of the extra columns is never
 
 from __future__ import annotations
 
+from functools import cache
+
 from ..runtime.jit import Host
 from .gemm import Element, attributes
 from .writer import Writer
@@ -15,12 +17,14 @@ def packer_name(mode: str, e: Element) -> str:
     return f"dm_pack_{mode}_{e.suffix}"
 
 
+@cache
 def packer(mode: str, e: Element, host: Host) -> str:
     """IR of `void f(src, sk, sn, columns, k, dst, ds)`: a strip of `lanes` columns and k >= 1 rows,
     dst[i*ds + j] = src[i*sk + min(j, columns - 1)*sn], strides in elements.
 
     mode "rows": sn is 1, copied by vectors (missing columns are 0 where the host has masks).
-    "columns": sk is 1, transposed in registers. "strided": any strides, element by element.
+    "columns": sk is 1 and k fills 16 bytes, transposed in registers. "strided": any strides,
+    element by element.
     """
     w = Writer()
     if mode == "rows" and host.vector_bytes >= 32:
@@ -53,14 +57,15 @@ def _copy_whole(w: Writer, e: Element) -> None:
 
 
 def _by_columns(w: Writer, e: Element, transpose: bool) -> None:
-    """Rows formed from a pointer to each column: in groups by a transpose, the rest one by one."""
+    """Rows formed from a pointer to each column: one by one, or in groups by a transpose."""
     last = w.let("sub i64 %columns, 1")
     columns = ["%src"]
     for j in range(1, e.lanes):
         columns.append(w.at("%src", e.type, w.op("mul", w.minimum(last, j), "%sn")))
-    done = _transpose(w, e, columns) if transpose else "0"
-    left = w.let(f"icmp ult i64 {done}, %k")
-    with w.when(left), w.loop(done, "%k") as i:
+    if transpose:
+        _transpose(w, e, columns)
+        return
+    with w.loop(0, "%k") as i:
         _gather(w, e, columns, i)
 
 
@@ -74,21 +79,20 @@ def _gather(w: Writer, e: Element, columns: list[str], i: str) -> None:
     e.store(w, line, w.at("%dst", e.type, w.op("mul", i, "%ds")))
 
 
-def _transpose(w: Writer, e: Element, columns: list[str]) -> str:
-    """All whole groups of rows, as many as fit 16 bytes; gives the number of rows done.
+def _transpose(w: Writer, e: Element, columns: list[str]) -> None:
+    """Rows in groups, as many as fit 16 bytes; the last group may overlap the one before.
 
     Column j's group goes to 128-bit lane j // group, by loads alone; a transpose inside the lanes
     then puts every element in its place (half the shuffles of a transpose of whole vectors).
     """
     group = 16 // e.size
-    whole = w.op("and", "%k", -group)
-    some = w.let(f"icmp ne i64 {whole}, 0")
-    with w.when(some), w.loop(0, whole, group) as i:
+    final = w.let(f"sub i64 %k, {group}")
+    with w.loop(0, "%k", group) as turn:
+        i = w.minimum(turn, final)
         lines = [_lanes(w, e, columns[j::group], i, group) for j in range(group)]
         for row, line in enumerate(_within_lanes(w, e, lines)):
-            at = w.op("mul", w.let(f"add i64 {i}, {row}") if row else i, "%ds")
+            at = w.op("mul", w.op("add", i, row), "%ds")
             e.store(w, line, w.at("%dst", e.type, at))
-    return whole
 
 
 def _lanes(w: Writer, e: Element, columns: list[str], i: str, group: int) -> str:

@@ -14,6 +14,10 @@ from .pack import packer, packer_name
 from .writer import Writer
 
 
+# Rows of B that are packed together.
+PAGES = 16
+
+
 @dataclass(frozen=True)
 class Code:
     """An emitted product.
@@ -124,10 +128,8 @@ class Product:
         self.a, self.b, self.c = self._batch(self.flat)
         self.j0 = w.op("mul", jb, t.columns)
         p0 = w.op("mul", ib, t.panels_per_block)
-        if self.across == 1:
-            self.columns: str | int = g.n
-        else:
-            self.columns = w.minimum(w.op("sub", g.n, self.j0), t.columns)
+        self.is_last = w.let(f"icmp eq i64 {jb}, {self.across - 1}") if self.across > 1 else ""
+        self.columns = self._of_block(t.columns, g.n)
         p1: str | int = t.panels
         if self.down > 1:
             p1 = w.minimum(w.op("add", p0, t.panels_per_block), t.panels)
@@ -137,6 +139,17 @@ class Product:
             with w.loop(0, g.k, t.depth) as k0:
                 length = w.minimum(w.op("sub", g.k, k0), t.depth)
                 self._stretch(k0, length, p0, p1)
+
+    def _of_block(self, usual: int, whole: int) -> str | int:
+        """What of `whole` belongs to the block: `usual`, or the remainder in the last column."""
+        if self.across == 1:
+            return whole
+        rest = whole - (self.across - 1) * usual
+        return (
+            usual
+            if rest == usual
+            else self.w.let(f"select i1 {self.is_last}, i64 {rest}, i64 {usual}")
+        )
 
     def _batch(self, flat: str) -> list[str]:
         """Addresses of A, B and C of batch element `flat`."""
@@ -176,23 +189,24 @@ class Product:
                 self._finish(k0, length, row, rows, c)
 
     def _pack_strips(self, b: str, length: str | int) -> None:
-        """The block of B, as micro-tile after micro-tile of `length` rows of `width`."""
+        """The block of B, as micro-tile after micro-tile of `length` rows of `width`.
+
+        Contiguous rows are taken a few at a time over all strips: they lie on different pages.
+        """
         w, t, e, g = self.w, self.t, self.e, self.g
-        strips = self._quotient(self.columns, e.lanes, e.lanes - 1)
-        with w.loop(0, strips) as s:
+        strips = self._of_block(t.columns // e.lanes, -(-g.n // e.lanes))
+        few = w.loop(0, length, PAGES) if t.pack_b == "rows" else nullcontext("0")
+        with few as k, w.loop(0, strips) as s:
+            rows = w.minimum(w.op("sub", length, k), PAGES) if t.pack_b == "rows" else length
             first = w.op("mul", s, e.lanes)
             left = w.op("sub", self.columns, first)
             source = w.at(b, e.type, w.op("mul", first, g.b[1]))
+            source = w.at(source, e.type, w.op("mul", k, g.b[0]))
             offset = w.op("mul", w.op("udiv", s, t.vectors), self.tile_size)
             lane = w.op("mul", w.op("urem", s, t.vectors), e.lanes)
             target = w.at("%strips", e.type, w.op("add", offset, lane))
-            self._pack(t.pack_b, source, g.b, left, length, target, self.width)
-
-    def _quotient(self, x: str | int, divisor: int, plus: int = 0) -> str:
-        """(x + plus) // divisor."""
-        if isinstance(x, int):
-            return str((x + plus) // divisor)
-        return self.w.op("udiv", self.w.op("add", x, plus), divisor)
+            target = w.at(target, e.type, w.op("mul", k, self.width))
+            self._pack(t.pack_b, source, g.b, left, rows, target, self.width)
 
     def _pack_panel(self, a: str, rows: str, length: str | int) -> str:
         """A panel of A, by columns of `ldp` rows."""
@@ -231,9 +245,9 @@ class Product:
         w, t, g, lanes = self.w, self.t, self.g, self.e.lanes
         tail = g.n % self.width
         ragged = self.across > 1 and tail > 0
-        whole = self._quotient(self.columns, self.width)
         if g.n >= self.width:
-            spec = Kernel(t.rows, t.vectors, False, t.by_rows, self.e)
+            whole = self._of_block(t.columns // self.width, g.n // self.width)
+            spec = Kernel(t.rows, t.vectors, self.host.has_masks, t.by_rows, self.e)
             some = w.when(w.let(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
             with some, w.loop(0, whole) as s:
                 self._tile(s, spec, lanes, x)
@@ -241,10 +255,10 @@ class Product:
             vectors = -(-tail // lanes)
             # Scratch and packed strips are whole vectors wide: only C and B in place need the mask.
             masked = self.masks and not (self.scratch and t.pack_b)
-            spec = Kernel(t.rows, vectors, masked, t.by_rows, self.e)
-            end = f"icmp ne i64 {w.op('urem', self.columns, self.width)}, 0" if ragged else ""
-            with w.when(w.let(end)) if ragged else nullcontext():
-                self._tile(whole, spec, tail - (vectors - 1) * lanes, x)
+            spec = Kernel(t.rows, vectors, masked or self.host.has_masks, t.by_rows, self.e)
+            with w.when(self.is_last) if ragged else nullcontext():
+                s = str(g.n // self.width % (t.columns // self.width))
+                self._tile(s, spec, tail - (vectors - 1) * lanes, x)
 
     def _dots(self, x: _Panel) -> None:
         """A row of A times the block of B, some columns at a time."""

@@ -1,4 +1,4 @@
-"""Graph passes, in the order in which they run. Each takes a valid graph and gives a valid graph."""
+"""Graph passes, in the order in which they run: a valid graph in, a valid graph out."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Constant folding."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Rewriting by the algebraic rules that ops own."""
+
 from __future__ import annotations
 
 from ..graph import Graph
