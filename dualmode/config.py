@@ -39,7 +39,12 @@ def update(**settings: Any) -> None:
         AttributeError: a name is not that of a setting.
         ValueError: a value does not suit its setting. Nothing is changed then.
     """
+    before = num_threads
     globals().update({name: _checked(name, value) for name, value in settings.items()})
+    if num_threads != before:
+        from dualmode_compiler.runtime import pool  # only here: it loads what compiled code needs
+
+        pool.set_threads(num_threads or pool.cores())
 
 
 @contextmanager

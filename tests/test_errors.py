@@ -84,6 +84,15 @@ def test_settings():
         dm.config.update(threads=2)
 
 
+def test_the_number_of_threads_reaches_the_pool():
+    from dualmode_compiler.runtime import pool
+
+    before = pool.num_threads()
+    with dm.config.override(num_threads=3):
+        assert pool.num_threads() == 3
+    assert pool.num_threads() == before
+
+
 def test_settings_from_the_environment(tmp_path):
     code = "import dualmode as dm; print(dm.config.num_threads, dm.config.jit, dm.config.entry)"
     run = _run(tmp_path, code, DUALMODE_NUM_THREADS="3", DUALMODE_DISABLE_JIT="1")

@@ -178,7 +178,7 @@ class Reader(Protocol):
     def __call__(self, index: Sequence[Expr]) -> Expr: ...
 
 
-LowerRule = Callable[..., Expr]
+LowerRule = Callable[..., Expr | None]  # None declines: the kernel is called back
 
 
 def _intern(cls: type[Any], key: tuple[Any, ...], dtype: DType, axes: Any, **fields: Any) -> Any:

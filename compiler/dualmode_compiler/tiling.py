@@ -95,9 +95,9 @@ THREADS, HAND_OUT, MOVE, PACK = (1, 1, 2, 2, 8), 1500, 0.15, 0.6
 # From here on a wider micro-tile repays the time to compile one more kernel for its tail.
 LARGE = 1 << 20
 # Bytes of a row of a block, of the packed block of B, and of the scratch block of C (on the stack).
-ROW_BYTES, PACKED_BYTES, TILE_BYTES = 4096, 1 << 18, 1 << 18
+ROW_BYTES, PACKED_BYTES, TILE_BYTES = 4096, 5 << 16, 1 << 18
 # Most steps of K in a stretch, in general and in a sweep over B; most rows for inner products.
-DEPTH, SWEEP, DOT_ROWS = 400, 32, 4
+DEPTH, SWEEP, DOT_ROWS = 512, 32, 4
 
 
 def _panel_rows(m: int, host: Host) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ from ..loops import Contraction, Kernel, Store, walk
 from ..runtime.jit import Host
 from .instructions import memory_type
 from .nest import Nest, Value, iota, mask_text
+from .resident import resident_rows
 
 PARALLEL = 1 << 18  # work, in additions, from which a kernel is cut into chunks
 CHUNK = 1 << 17  # work per chunk
@@ -134,6 +135,10 @@ class _Loops:
 
     def _vector(self, axis: Axis) -> None:
         lanes, nest = self.lanes, self.nest
+        stored = [s.value for s in self.by_depth.get(len(self.kernel.axes), ())]
+        for row in resident_rows(stored, axis):
+            nest.keep(row.value, row.reuse, axis)
+            nest.value(row.total)
         whole = axis.extent // lanes * lanes
         if whole // lanes <= 4:
             for at in range(0, whole, lanes):

@@ -82,6 +82,8 @@ class Nest:
         self.bases: dict[Expr, str] = {}
         self.splats: dict[tuple[str, DType, int], str] = {}
         self.expanded: dict[Expr, Expr] = {}
+        self.kept: dict[Expr, str] = {}  # values that are stored to a row when they are computed
+        self.rows: dict[Expr, tuple[str, Axis]] = {}  # values to load from a row, at that axis
         self._labels = 0
 
     @property
@@ -215,6 +217,8 @@ class Nest:
             level = self._level(e)
             self.memo[e] = self._compute(e, level)
             self.levels[level].names.append(e)
+            if e in self.kept:
+                self._keep(e, level)
         return self.memo[x]
 
     def vector(self, x: Expr, lanes: int) -> str:
@@ -232,6 +236,8 @@ class Nest:
         return self.splats[key]
 
     def _needs(self, x: Expr) -> tuple[Expr, ...]:
+        if x in self.rows:
+            return ()
         if isinstance(x, Apply):
             wide = self._expand(x)
             return x.args if wide is x else (wide,)
@@ -253,6 +259,8 @@ class Nest:
         lanes = scope.lanes if scope.vector in x.axes else 1
         if isinstance(x, Const):
             return Value(literal(x.value, x.dtype, 1), 1)
+        if x in self.rows:
+            return Value(self._recall(x, level), lanes)
         if isinstance(x, Axis | Affine):
             return Value(self.base(x) if lanes == 1 else self._indices(x, level), lanes)
         if isinstance(x, Load):
@@ -329,18 +337,55 @@ class Nest:
 
     def _load(self, x: Load, level: int, lanes: int) -> Value:
         index, dtype, scope = x.index[0], x.dtype, self.levels[level]
-        kind, size = memory_type(dtype, lanes), dtype.itemsize
         if lanes > 1 and self.stride(index, scope.vector) != 1:
             out = self._gather(x, level)
             return Value(self._from_memory(out, dtype, lanes), lanes)
         place = self.address(x.buffer, index)
         self._to(level)
-        if lanes == 1 or scope.mask is None:
-            out = self.w.emit(f"load {kind}, ptr {place}, align {size}")
-        else:
-            args = f"ptr {place}, i32 {size}, <{lanes} x i1> {scope.mask}, {kind} zeroinitializer"
-            out = self._intrinsic(f"{kind} @llvm.masked.load.{_mangle(kind)}.p0", args)
+        out = self._read(dtype, place, lanes, scope.mask)
         return Value(self._from_memory(out, dtype, lanes), lanes)
+
+    def _read(self, dtype: DType, place: str, lanes: int, mask: str | None) -> str:
+        """`lanes` neighbours from `place`, as they are in memory."""
+        kind, size = memory_type(dtype, lanes), dtype.itemsize
+        if lanes == 1 or mask is None:
+            return self.w.emit(f"load {kind}, ptr {place}, align {size}")
+        args = f"ptr {place}, i32 {size}, <{lanes} x i1> {mask}, {kind} zeroinitializer"
+        return self._intrinsic(f"{kind} @llvm.masked.load.{_mangle(kind)}.p0", args)
+
+    def _write(self, name: str, dtype: DType, place: str, lanes: int, mask: str | None) -> None:
+        """Store `lanes` neighbours, as they are in memory, to `place`."""
+        kind, size = memory_type(dtype, lanes), dtype.itemsize
+        if lanes == 1 or mask is None:
+            self.w.line(f"  store {kind} {name}, ptr {place}, align {size}")
+        else:
+            args = f"{kind} {name}, ptr {place}, i32 {size}, <{lanes} x i1> {mask}"
+            self._intrinsic(f"void @llvm.masked.store.{_mangle(kind)}.p0", args)
+
+    def keep(self, value: Expr, reuse: Expr, inner: Axis) -> None:
+        """Store `value` to a row as it is computed, and load `reuse` from there at `inner`."""
+        kind = memory_type(value.dtype, 1)
+        row = self.w.fresh()
+        self.lines.insert(0, f"  {row} = alloca [{inner.extent} x {kind}], align 64")
+        self.kept[value] = row
+        self.rows[reuse] = row, inner
+
+    def _keep(self, x: Expr, level: int) -> None:
+        (axis,) = (a for a in x.axes if self.depth[a] == level)
+        value = self.memo[x]
+        self._to(level)
+        kind = memory_type(x.dtype, 1)
+        place = self.w.emit(f"getelementptr {kind}, ptr {self.kept[x]}, i64 {self.at[axis]}")
+        mask = self.levels[level].mask if value.lanes > 1 else None
+        self._write(value.name, x.dtype, place, value.lanes, mask)
+
+    def _recall(self, x: Expr, level: int) -> str:
+        row, axis = self.rows[x]
+        self._to(level)
+        kind = memory_type(x.dtype, 1)
+        place = self.w.emit(f"getelementptr {kind}, ptr {row}, i64 {self.at[axis]}")
+        scope = self.levels[level]
+        return self._read(x.dtype, place, scope.lanes, scope.mask)
 
     def _gather(self, x: Load, level: int) -> str:
         """Elements that do not lie side by side, one for each lane."""
@@ -373,18 +418,14 @@ class Nest:
     def store(self, buffer: Buffer, index: Expr, x: Expr) -> None:
         """Store `x`; contiguously, from the first lane's place, where the level is vectorised."""
         scope, dtype = self.levels[-1], buffer.spec.dtype
-        lanes, size = scope.lanes, dtype.itemsize
+        lanes = scope.lanes
         name = self.vector(x, lanes)
         place = self.address(buffer, index)
         self._to(len(self.levels) - 1)
-        kind = memory_type(dtype, lanes)
         if dtype is bool_:
+            kind = memory_type(dtype, lanes)
             name = self.w.emit(f"zext {register_type(dtype, lanes)} {name} to {kind}")
-        if scope.mask is None:
-            self.w.line(f"  store {kind} {name}, ptr {place}, align {size}")
-        else:
-            args = f"{kind} {name}, ptr {place}, i32 {size}, <{lanes} x i1> {scope.mask}"
-            self._intrinsic(f"void @llvm.masked.store.{_mangle(kind)}.p0", args)
+        self._write(name, dtype, place, lanes, scope.mask)
 
     def _reduce(self, x: Reduce, level: int) -> Value:
         from .reduce import emit_reduce  # the two modules are one design in two files

@@ -13,7 +13,6 @@ from .gemm import Kernel, attributes, element, kernel
 from .pack import packer, packer_name
 from .writer import Writer
 
-
 # Rows of B that are packed together.
 PAGES = 16
 

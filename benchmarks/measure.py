@@ -1,0 +1,323 @@
+"""Times contestants in turns: A B C, A B C, ...
+
+Each contestant lives in a process of its own, which has been told before its imports how many
+threads and cores it may use. The processes take turns: a block of calls, then the library's threads
+are let come to rest, before the next one starts. So no library's spinning threads take a core from
+another's turn, and a disturbance from outside meets neighbours in time, whose ratio is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import timeit
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from .contestants import Contestant
+from .workloads import Step, Workload
+
+SAMPLE = 0.005  # seconds of a sample: many short calls, or one long one
+STEPS_CHECKED = 5  # the results of the first calls, which must agree between contestants
+AGREEMENT = 1e-2
+STARTING = 600  # seconds after which a contestant that does not answer is given up
+
+
+@dataclass
+class Result:
+    """What was measured of one contestant in one workload.
+
+    Attributes:
+        blocks: seconds per call, the median of each block, in the order of the rounds.
+        first: seconds of the first call, which traces and compiles.
+        started: seconds from the start of the process to the end of its first call.
+        values: mean of the result of each of the first calls.
+        error: why there is nothing else.
+    """
+
+    workload: str
+    case: str
+    threads: int
+    contestant: str
+    kind: str
+    work: float = 0.0
+    blocks: list[float] = field(default_factory=list)
+    first: float = 0.0
+    started: float = 0.0
+    values: list[float] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Per call: the median over the blocks."""
+        return statistics.median(self.blocks)
+
+    def times_faster(self, other: Result) -> float:
+        """How many times `other` takes the time of this: the median over the rounds."""
+        return statistics.median(
+            theirs / own for theirs, own in zip(other.blocks, self.blocks, strict=True)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | ({"seconds": self.seconds} if self.blocks else {})
+
+
+# --- in the process of a contestant ---------------------------------------------------------------
+
+
+class _Running:
+    """A step that is called in blocks."""
+
+    def __init__(self, step: Step) -> None:
+        names = {f"x{k}": x for k, x in enumerate(step.args)}
+        # collections of garbage are part of what a mode costs
+        self._timer = timeit.Timer(
+            f"call({', '.join(names)})",
+            "gc.enable()",
+            globals={"call": step.call, "gc": gc, **names},
+        )
+        self._sync = step.sync
+        self._calls = 1
+
+    def sample(self) -> float:
+        """Seconds per call of some calls in a row."""
+        start = time.perf_counter()
+        self._timer.timeit(self._calls)
+        self._sync()
+        return (time.perf_counter() - start) / self._calls
+
+    def block(self, seconds: float) -> float:
+        """Seconds per call: the median of the samples that fit in `seconds`."""
+        end = time.perf_counter() + seconds
+        self._calls = max(1, int(SAMPLE / self.sample()))
+        self._calls = max(1, int(SAMPLE / self.sample()))  # once more, now that it is warm
+        samples = [self.sample()]
+        while time.perf_counter() < end:
+            samples.append(self.sample())
+        return statistics.median(samples)
+
+    def run(self, calls: int) -> None:
+        self._timer.timeit(calls)
+        self._sync()
+
+
+def _rest() -> None:
+    """Wait until the threads of this process sleep: pools spin for a while after their last job."""
+    for _ in range(100):
+        used = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - used < 5e-4:
+            return
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _serve(connection: Connection, contestant: Contestant, threads: int) -> None:
+    """Answer requests until the other end closes."""
+    if hasattr(os, "sched_setaffinity"):  # the only setting that all libraries obey
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+    steps: dict[str, _Running] = {}
+    with contextlib.suppress(EOFError):
+        while True:
+            request, *args = connection.recv()
+            try:
+                match request:
+                    case "build":
+                        workload: Workload = args[0]
+                        steps[workload.name], answer = _build(contestant, workload, threads)
+                    case "block":
+                        answer = steps[args[0]].block(args[1])
+                    case "growth":
+                        answer = _growth(steps[args[0]], args[1])
+                    case _:
+                        raise ValueError(request)
+                _rest()
+            except Exception as error:
+                connection.send(("error", repr(error)[:500]))
+            else:
+                connection.send(("ok", answer))
+
+
+def _build(
+    contestant: Contestant, workload: Workload, threads: int
+) -> tuple[_Running, dict[str, Any]]:
+    module = importlib.import_module(f"{__package__}.{contestant.module}")
+    step: Step = module.build(workload, contestant.mode, threads)
+    start = time.monotonic()
+    result = step.call(*step.args)
+    step.sync()
+    end = time.monotonic()
+    values = [_mean(result)]
+    values += [_mean(step.call(*step.args)) for _ in range(STEPS_CHECKED - 1)]
+    return _Running(step), {"first": end - start, "ended": end, "values": values}
+
+
+def _mean(result: Any) -> float:
+    return float(np.mean(np.asarray(result), dtype=np.float64))
+
+
+def _growth(running: _Running, calls: int) -> int:
+    """Bytes by which resident memory grows in `calls` calls, after a tenth as many."""
+    running.run(calls // 10)
+    before = resident()
+    running.run(calls)
+    return resident() - before
+
+
+# --- in the process that controls -----------------------------------------------------------------
+
+
+class Worker:
+    """A contestant's process. Requests raise RuntimeError with what went wrong there."""
+
+    def __init__(self, contestant: Contestant, threads: int) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self._started = time.monotonic()
+        self._process = context.Process(
+            target=_serve, args=(theirs, contestant, threads), daemon=True
+        )
+        with _environment(threads):
+            self._process.start()
+        theirs.close()
+
+    def build(self, workload: Workload) -> dict[str, Any]:
+        """Import the library, prepare the workload, call it: `first`, `started`, `values`."""
+        answer = self._ask("build", workload)
+        answer["started"] = answer.pop("ended") - self._started
+        return answer
+
+    def block(self, case: str, seconds: float) -> float:
+        """Seconds per call."""
+        return self._ask("block", case, seconds)
+
+    def growth(self, case: str, calls: int) -> int:
+        """Bytes by which `calls` calls make the process grow."""
+        return self._ask("growth", case, calls)
+
+    def _ask(self, *request: Any) -> Any:
+        self._connection.send(request)
+        if not self._connection.poll(STARTING):
+            raise RuntimeError(f"no answer in {STARTING} s")
+        try:
+            status, answer = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"ended with {self._process.exitcode}") from None
+        if status == "error":
+            raise RuntimeError(answer)
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+@contextlib.contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """What libraries read when they are imported, for processes started inside the block."""
+    names = ("OMP", "OPENBLAS", "MKL", "DUALMODE")
+    wanted = {f"{name}_NUM_THREADS": str(threads) for name in names}
+    wanted |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    saved = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def run(
+    name: str,
+    cases: Sequence[Workload],
+    contestants: Sequence[Contestant],
+    threads: int,
+    seconds: float,
+    rounds: int,
+) -> list[Result]:
+    """Measure every contestant in every case, each for `seconds` in all, spread over `rounds`."""
+    workers: dict[Contestant, Worker] = {}
+    results: list[Result] = []
+    try:
+        for case in cases:
+            results += _run_case(name, case, contestants, workers, threads, seconds, rounds)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return results
+
+
+def _run_case(
+    name: str,
+    case: Workload,
+    contestants: Sequence[Contestant],
+    workers: dict[Contestant, Worker],
+    threads: int,
+    seconds: float,
+    rounds: int,
+) -> list[Result]:
+    results: dict[Contestant, Result] = {}
+    for c in contestants:
+        if c.takes(case):
+            _progress(f"{name} {case.name}, {threads} thread(s): starting {c.label}")
+            results[c] = Result(name, case.name, threads, c.label, c.kind, case.work)
+            if c not in workers:
+                workers[c] = Worker(c, threads)
+            with _failing_alone(results[c]):
+                for key, value in workers[c].build(case).items():
+                    setattr(results[c], key, value)
+    for turn in range(rounds):
+        for c, result in results.items():
+            if not result.error:
+                _progress(f"{name} {case.name}, {threads} thread(s): round {turn + 1}, {c.label}")
+                with _failing_alone(result):
+                    block = workers[c].block(case.name, seconds * case.share / rounds)
+                    result.blocks.append(block)
+    _progress("")
+    _compare(list(results.values()))
+    return list(results.values())
+
+
+@contextlib.contextmanager
+def _failing_alone(result: Result) -> Iterator[None]:
+    """A contestant that cannot run is reported; the others go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        result.error = str(error)
+        result.blocks = []
+
+
+def _compare(results: Sequence[Result]) -> None:
+    """Mark those whose first results are not those of the first contestant: they compute
+    something else, and their times say nothing."""
+    known = next((r.values for r in results if r.values), [])
+    for r in results:
+        if r.values and not np.allclose(r.values, known, rtol=AGREEMENT, atol=1e-5):
+            r.error = f"its results {r.values} are not {known}"
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text[:100]:<100}\r", end="", file=sys.stderr, flush=True)

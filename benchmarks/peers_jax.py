@@ -1,0 +1,97 @@
+"""The workloads in JAX: one jitted function of the whole step, its old state donated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .workloads import Dispatch, Gemm, Step, Training, Workload
+
+
+def build(workload: Workload, mode: str, threads: int) -> Step:
+    match workload:
+        case Training():
+            return _training(workload)
+        case Gemm():
+            return _gemm(workload)
+        case Dispatch():
+            return _call(jnp.add, *map(jnp.asarray, workload.data()))
+    raise TypeError(workload)
+
+
+def _call(function: Any, *args: Any) -> Step:
+    """A pure function; its latest result is waited for."""
+    compiled = jax.jit(function)
+    result = args[0]
+
+    def call(*args: Any) -> Any:
+        nonlocal result
+        result = compiled(*args)
+        return result
+
+    return Step(call, args, lambda: result.block_until_ready())
+
+
+def _gemm(workload: Gemm) -> Step:
+    def product(a: Any, b: Any) -> Any:
+        return (a.T if workload.transpose_a else a) @ (b.T if workload.transpose_b else b)
+
+    return _call(product, *map(jnp.asarray, workload.data()))
+
+
+def _training(workload: Training) -> Step:
+    activation = jax.nn.relu if workload.activation == "relu" else jnp.tanh
+
+    def loss_function(params: Any, x: Any, y: Any) -> Any:
+        *hidden, (kernel, bias) = params
+        for k, b in hidden:
+            x = activation(x @ k + b)
+        out = x @ kernel + bias
+        if workload.loss == "mse":
+            return jnp.mean(jnp.square(out - y))
+        scores = jax.nn.log_softmax(out)
+        return -jnp.mean(jnp.take_along_axis(scores, y[:, None], axis=1))
+
+    update = _adam(workload) if workload.optimizer == "adam" else _sgd(workload)
+
+    def train(state: Any, x: Any, y: Any) -> Any:
+        params, slots = state
+        loss, grads = jax.value_and_grad(loss_function)(params, x, y)
+        return update(params, slots, grads), loss
+
+    train = jax.jit(train, donate_argnums=0)
+    params = jax.tree.map(jnp.asarray, workload.weights())
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    adam = workload.optimizer == "adam"
+    state = params, (zeros, jax.tree.map(jnp.zeros_like, params), jnp.zeros(())) if adam else ()
+
+    def step(x: Any, y: Any) -> Any:
+        nonlocal state
+        state, loss = train(state, x, y)
+        return loss
+
+    return Step(step, tuple(map(jnp.asarray, workload.data())), lambda: jax.block_until_ready(state))
+
+
+def _sgd(workload: Training) -> Any:
+    def update(params: Any, slots: Any, grads: Any) -> Any:
+        return jax.tree.map(lambda p, g: p - workload.rate * g, params, grads), slots
+
+    return update
+
+
+def _adam(workload: Training, beta_1: float = 0.9, beta_2: float = 0.999) -> Any:
+    def update(params: Any, slots: Any, grads: Any) -> Any:
+        m, v, t = slots
+        t = t + 1
+        m = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, m, grads)
+        v = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g * g, v, grads)
+        rate = workload.rate * jnp.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+        params = jax.tree.map(
+            lambda p, m, v: p - rate * m / (jnp.sqrt(v) + workload.epsilon), params, m, v
+        )
+        return params, (m, v, t)
+
+    return update

@@ -1,0 +1,62 @@
+"""The workloads in PyTorch, as its tuning guide advises: fused optimizers, no gradients kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .workloads import Dispatch, Gemm, Step, Training, Workload
+
+
+def build(workload: Workload, mode: str, threads: int) -> Step:
+    torch.set_num_threads(threads)
+    match workload:
+        case Training():
+            return _training(workload, mode)
+        case Gemm():
+            return _gemm(workload, mode)
+        case Dispatch():
+            x, y = map(torch.from_numpy, workload.data())
+            return Step(_mode(torch.add, mode), (x, y))
+    raise TypeError(workload)
+
+
+def _mode(call: Any, mode: str) -> Any:
+    return torch.compile(call) if mode == "compile" else call
+
+
+def _gemm(workload: Gemm, mode: str) -> Step:
+    a, b = map(torch.from_numpy, workload.data())
+    operands = (a.T if workload.transpose_a else a, b.T if workload.transpose_b else b)
+    return Step(_mode(torch.mm, mode), operands)
+
+
+def _training(workload: Training, mode: str) -> Step:
+    weights = workload.weights()
+    layers: list[torch.nn.Module] = []
+    for kernel, bias in weights:
+        layer = torch.nn.Linear(*kernel.shape)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(kernel.T))
+            layer.bias.copy_(torch.from_numpy(bias))
+        layers += [layer, torch.nn.ReLU() if workload.activation == "relu" else torch.nn.Tanh()]
+    model = torch.nn.Sequential(*layers[:-1])
+    parameters = model.parameters()
+    if workload.optimizer == "adam":
+        optimizer = torch.optim.Adam(parameters, workload.rate, eps=workload.epsilon, fused=True)
+    else:
+        optimizer = torch.optim.SGD(parameters, workload.rate, fused=True)
+    x, y = map(torch.from_numpy, workload.data())
+    loss_function: torch.nn.Module = torch.nn.MSELoss()
+    if workload.loss == "sparse_crossentropy":
+        loss_function, y = torch.nn.CrossEntropyLoss(), y.long()
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_function(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Step(_mode(step, mode), (x, y))

@@ -1,0 +1,65 @@
+"""Rows that stay in cache between the loops of one kernel.
+
+    for i: s = sum(exp(x[i, r]) for r); for j: y[i, j] = exp(x[i, j]) / s
+    -->
+    for i: s = sum(row[r] := exp(x[i, r]) for r); for j: y[i, j] = row[j] / s
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..expr import Axis, Expr, Load, Reduce, operands, substitute
+from ..loops import walk
+from ..lower import cost
+
+WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
+LONGEST = 1 << 15  # bytes of a row, which is on the stack
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`total` computes `value` for each element of a row; `reuse` is the same at the inner axis."""
+
+    total: Reduce
+    value: Expr
+    reuse: Expr
+
+
+def resident_rows(stored: Sequence[Expr], inner: Axis) -> list[Row]:
+    """The costly parts of reductions that `stored`, a loop over `inner`, computes once more."""
+    everything = set(walk(stored))
+    costs: dict[Expr, tuple[float, int]] = {}
+    found: dict[Expr, Row] = {}
+    for e in walk(stored):
+        if not isinstance(e, Reduce) or len(e.bound) != 1 or inner in e.axes:
+            continue
+        (axis,) = e.bound
+        if axis.extent != inner.extent:
+            continue
+        value = _largest(e.body, axis, inner, everything, costs)
+        if value is not None:
+            reuse = substitute(value, {axis: inner})
+            found.setdefault(reuse, Row(e, value, reuse))
+    return list(found.values())
+
+
+def _largest(
+    body: Expr,
+    axis: Axis,
+    inner: Axis,
+    everything: set[Expr],
+    costs: dict[Expr, tuple[float, int]],
+) -> Expr | None:
+    """The outermost part of `body` that is worth keeping and is needed again."""
+    stack = [body]
+    while stack:
+        e = stack.pop(0)
+        if isinstance(e, Load | Reduce) or axis not in e.axes or cost(e, costs)[0] < WORTH:
+            continue
+        short = inner.extent * e.dtype.itemsize <= LONGEST
+        if e.dtype.is_floating and short and substitute(e, {axis: inner}) in everything:
+            return e
+        stack.extend(operands(e))
+    return None
