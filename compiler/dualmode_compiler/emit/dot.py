@@ -6,7 +6,7 @@ from functools import cache
 
 from ..runtime.jit import Host
 from .gemm import Element, attributes
-from .writer import Writer
+from .writer import LoopWriter
 
 # Columns of B that share each load of a row of A.
 COLUMNS = 8
@@ -23,13 +23,13 @@ def dot(e: Element, host: Host) -> str:
     Only `columns` of them exist; the others repeat the last, so `c` has room for COLUMNS elements.
     The order of every sum is fixed.
     """
-    w = Writer()
-    last = w.let("sub i64 %columns, 1")
+    w = LoopWriter()
+    last = w.emit("sub i64 %columns, 1")
     columns = ["%b"]
     for j in range(1, COLUMNS):
         columns.append(w.at("%b", e.type, w.op("mul", w.minimum(last, j), "%bs")))
     left = w.op("urem", "%k", e.lanes)
-    whole = w.let(f"sub i64 %k, {left}")
+    whole = w.emit(f"sub i64 %k, {left}")
     sums = _whole(w, e, columns, whole)
     sums = _rest(w, e, columns, whole, left, sums)
     line = _sum_lanes(w, e, sums)
@@ -41,7 +41,7 @@ def dot(e: Element, host: Host) -> str:
 
 
 def _step(
-    w: Writer, e: Element, columns: list[str], at: str, sums: list[str], mask: str | None
+    w: LoopWriter, e: Element, columns: list[str], at: str, sums: list[str], mask: str | None
 ) -> list[str]:
     x = e.load(w, w.at("%a", e.type, at), mask)
     return [
@@ -50,7 +50,7 @@ def _step(
     ]
 
 
-def _whole(w: Writer, e: Element, columns: list[str], whole: str) -> list[str]:
+def _whole(w: LoopWriter, e: Element, columns: list[str], whole: str) -> list[str]:
     """Sums over whole vectors."""
     start = w.label
     w.do(f"%some = icmp ne i64 {whole}, 0")
@@ -70,14 +70,14 @@ def _whole(w: Writer, e: Element, columns: list[str], whole: str) -> list[str]:
         ),
     ]
     w.block("rest")
-    return [w.let(f"phi {e.vector} [ zeroinitializer, %{start} ], [ {x}, %turn ]") for x in new]
+    return [w.emit(f"phi {e.vector} [ zeroinitializer, %{start} ], [ {x}, %turn ]") for x in new]
 
 
 def _rest(
-    w: Writer, e: Element, columns: list[str], at: str, left: str, sums: list[str]
+    w: LoopWriter, e: Element, columns: list[str], at: str, left: str, sums: list[str]
 ) -> list[str]:
     """`sums` and the elements that fill no vector."""
-    some = w.let(f"icmp ne i64 {left}, 0")
+    some = w.emit(f"icmp ne i64 {left}, 0")
     w.do(f"br i1 {some}, label %part, label %finish")
     w.block("part")
     new = _step(w, e, columns, at, sums, e.mask(w, left))
@@ -85,12 +85,12 @@ def _rest(
     w.do("br label %finish")
     w.block("finish")
     return [
-        w.let(f"phi {e.vector} [ {old}, %rest ], [ {x}, %{end} ]")
+        w.emit(f"phi {e.vector} [ {old}, %rest ], [ {x}, %{end} ]")
         for old, x in zip(sums, new, strict=True)
     ]
 
 
-def _sum_lanes(w: Writer, e: Element, sums: list[str]) -> str:
+def _sum_lanes(w: LoopWriter, e: Element, sums: list[str]) -> str:
     """The sum of each vector's lanes, as one vector of them all.
 
     Two vectors at a time, the lower halves of their groups of lanes are added to the upper halves;
@@ -109,7 +109,7 @@ def _sum_lanes(w: Writer, e: Element, sums: list[str]) -> str:
             pairs = [(sums[0], "poison")]
         kind = f"<{len(low)} x {e.type}>"
         sums = [
-            w.let(f"fadd {kind} {_pick(w, e, lanes, x, low)}, {_pick(w, e, lanes, x, high)}")
+            w.emit(f"fadd {kind} {_pick(w, e, lanes, x, low)}, {_pick(w, e, lanes, x, high)}")
             for x in pairs
         ]
         lanes, group = len(low), half
@@ -120,7 +120,7 @@ def _sum_lanes(w: Writer, e: Element, sums: list[str]) -> str:
     return sums[0]
 
 
-def _pick(w: Writer, e: Element, lanes: int, pair: tuple[str, str], order: list[int]) -> str:
+def _pick(w: LoopWriter, e: Element, lanes: int, pair: tuple[str, str], order: list[int]) -> str:
     v = f"<{lanes} x {e.type}>"
     text = ", ".join(f"i32 {n}" for n in order)
-    return w.let(f"shufflevector {v} {pair[0]}, {v} {pair[1]}, <{len(order)} x i32> <{text}>")
+    return w.emit(f"shufflevector {v} {pair[0]}, {v} {pair[1]}, <{len(order)} x i32> <{text}>")

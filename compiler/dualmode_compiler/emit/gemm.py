@@ -12,7 +12,7 @@ from functools import cache
 
 from ..runtime.jit import Host
 from ..spec import DType
-from .writer import Writer
+from .writer import LoopWriter
 
 
 def attributes(host: Host) -> str:
@@ -46,27 +46,27 @@ class Element:
     def suffix(self) -> str:
         return f"v{self.lanes}f{8 * self.size}"
 
-    def broadcast(self, w: Writer, scalar: str) -> str:
-        one = w.let(f"insertelement {self.vector} poison, {self.type} {scalar}, i64 0")
+    def broadcast(self, w: LoopWriter, scalar: str) -> str:
+        one = w.emit(f"insertelement {self.vector} poison, {self.type} {scalar}, i64 0")
         order = f"<{self.lanes} x i32> zeroinitializer"
-        return w.let(f"shufflevector {self.vector} {one}, {self.vector} poison, {order}")
+        return w.emit(f"shufflevector {self.vector} {one}, {self.vector} poison, {order}")
 
-    def multiply_add(self, w: Writer, a: str, b: str, c: str) -> str:
+    def multiply_add(self, w: LoopWriter, a: str, b: str, c: str) -> str:
         """a * b + c, fused where that is an instruction (elsewhere it would be a libm call)."""
         v = self.vector
         if self.fma:
-            return w.let(f"call {v} @llvm.fma.{self.suffix}({v} {a}, {v} {b}, {v} {c})")
-        return w.let(f"fadd {v} {w.let(f'fmul {v} {a}, {b}')}, {c}")
+            return w.emit(f"call {v} @llvm.fma.{self.suffix}({v} {a}, {v} {b}, {v} {c})")
+        return w.emit(f"fadd {v} {w.emit(f'fmul {v} {a}, {b}')}, {c}")
 
-    def load(self, w: Writer, address: str, mask: str | None = None) -> str:
+    def load(self, w: LoopWriter, address: str, mask: str | None = None) -> str:
         if mask is None:
-            return w.let(f"load {self.vector}, ptr {address}, align {self.size}")
-        return w.let(
+            return w.emit(f"load {self.vector}, ptr {address}, align {self.size}")
+        return w.emit(
             f"call {self.vector} @llvm.masked.load.{self.suffix}.p0(ptr {address}, "
             f"i32 {self.size}, <{self.lanes} x i1> {mask}, {self.vector} zeroinitializer)"
         )
 
-    def store(self, w: Writer, value: str, address: str, mask: str | None = None) -> None:
+    def store(self, w: LoopWriter, value: str, address: str, mask: str | None = None) -> None:
         if mask is None:
             w.do(f"store {self.vector} {value}, ptr {address}, align {self.size}")
         else:
@@ -75,16 +75,16 @@ class Element:
                 f"ptr {address}, i32 {self.size}, <{self.lanes} x i1> {mask})"
             )
 
-    def mask(self, w: Writer, live: str) -> str:
+    def mask(self, w: LoopWriter, live: str) -> str:
         """The first `live` lanes (an i64), as <lanes x i1>."""
         integers = f"<{self.lanes} x i{8 * self.size}>"
         kind = f"i{8 * self.size}"
-        count = live if kind == "i64" else w.let(f"trunc i64 {live} to {kind}")
-        one = w.let(f"insertelement {integers} poison, {kind} {count}, i64 0")
+        count = live if kind == "i64" else w.emit(f"trunc i64 {live} to {kind}")
+        one = w.emit(f"insertelement {integers} poison, {kind} {count}, i64 0")
         order = f"<{self.lanes} x i32> zeroinitializer"
-        limit = w.let(f"shufflevector {integers} {one}, {integers} poison, {order}")
+        limit = w.emit(f"shufflevector {integers} {one}, {integers} poison, {order}")
         steps = ", ".join(f"{kind} {i}" for i in range(self.lanes))
-        return w.let(f"icmp ult {integers} <{steps}>, {limit}")
+        return w.emit(f"icmp ult {integers} <{steps}>, {limit}")
 
 
 def element(dtype: DType, host: Host) -> Element:
@@ -130,7 +130,7 @@ def kernel(spec: Kernel, host: Host) -> str:
     """
     body = _Body(spec)
     w = body.w
-    adding = w.let("icmp ne i64 %add, 0")
+    adding = w.emit("icmp ne i64 %add, 0")
     zeros = (w.label, body.start(["zeroinitializer"] * len(body.tile)))
     w.do(f"br i1 {adding}, label %resume, label %turn")
     w.block("resume")
@@ -161,7 +161,7 @@ class _Body:
     """
 
     def __init__(self, spec: Kernel) -> None:
-        self.spec, self.w = spec, Writer()
+        self.spec, self.w = spec, LoopWriter()
         self.mask = spec.element.mask(self.w, "%live") if spec.masked else None
         self.tile = [(r, v) for r in range(spec.rows) for v in range(spec.vectors)]
         self.rows = self._rows() if spec.by_rows else []
@@ -174,7 +174,7 @@ class _Body:
         the one before in every turn, which takes slots of the multiply-add ports and registers.
         """
         w, count = self.w, self.spec.rows
-        table = w.let(f"alloca [{count} x ptr], align 8")
+        table = w.emit(f"alloca [{count} x ptr], align 8")
         slots = [w.at(table, "ptr", r) for r in range(count)]
         row = "%A"
         for r, slot in enumerate(slots):
@@ -182,7 +182,7 @@ class _Body:
             w.do(f"store ptr {row}, ptr {slot}, align 8")
         w.do("br label %start")
         w.block("start")
-        return [w.let(f"load ptr, ptr {slot}, align 8") for slot in slots]
+        return [w.emit(f"load ptr, ptr {slot}, align 8") for slot in slots]
 
     def _where(self) -> list[str]:
         """Addresses of the tile's vectors in C."""
@@ -216,7 +216,7 @@ class _Body:
         new: list[str] = []
         for r in range(spec.rows):
             address = w.at(self.rows[r], e.type, a) if spec.by_rows else w.at(a, e.type, r)
-            x = e.broadcast(w, w.let(f"load {e.type}, ptr {address}, align {e.size}"))
+            x = e.broadcast(w, w.emit(f"load {e.type}, ptr {address}, align {e.size}"))
             for v, y in enumerate(line):
                 new.append(e.multiply_add(w, x, y, sums[r * spec.vectors + v]))
         a = w.op("add", a, 1) if spec.by_rows else w.at(a, e.type, "%as")

@@ -10,7 +10,7 @@ from functools import cache
 
 from ..runtime.jit import Host
 from .gemm import Element, attributes
-from .writer import Writer
+from .writer import LoopWriter
 
 
 def packer_name(mode: str, e: Element) -> str:
@@ -26,7 +26,7 @@ def packer(mode: str, e: Element, host: Host) -> str:
     "columns": sk is 1 and k fills 16 bytes, transposed in registers. "strided": any strides,
     element by element.
     """
-    w = Writer()
+    w = LoopWriter()
     if mode == "rows" and host.vector_bytes >= 32:
         _copy(w, e, e.mask(w, w.minimum("%columns", e.lanes)))
         w.do("ret void")
@@ -40,15 +40,15 @@ def packer(mode: str, e: Element, host: Host) -> str:
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 
-def _copy(w: Writer, e: Element, mask: str | None) -> None:
+def _copy(w: LoopWriter, e: Element, mask: str | None) -> None:
     with w.loop(0, "%k") as i:
         line = e.load(w, w.at("%src", e.type, w.op("mul", i, "%sk")), mask)
         e.store(w, line, w.at("%dst", e.type, w.op("mul", i, "%ds")))
 
 
-def _copy_whole(w: Writer, e: Element) -> None:
+def _copy_whole(w: LoopWriter, e: Element) -> None:
     """Copy and return if there are enough columns."""
-    whole = w.let(f"icmp uge i64 %columns, {e.lanes}")
+    whole = w.emit(f"icmp uge i64 %columns, {e.lanes}")
     w.do(f"br i1 {whole}, label %copy, label %part")
     w.block("copy")
     _copy(w, e, None)
@@ -56,9 +56,9 @@ def _copy_whole(w: Writer, e: Element) -> None:
     w.block("part")
 
 
-def _by_columns(w: Writer, e: Element, transpose: bool) -> None:
+def _by_columns(w: LoopWriter, e: Element, transpose: bool) -> None:
     """Rows formed from a pointer to each column: one by one, or in groups by a transpose."""
-    last = w.let("sub i64 %columns, 1")
+    last = w.emit("sub i64 %columns, 1")
     columns = ["%src"]
     for j in range(1, e.lanes):
         columns.append(w.at("%src", e.type, w.op("mul", w.minimum(last, j), "%sn")))
@@ -69,24 +69,24 @@ def _by_columns(w: Writer, e: Element, transpose: bool) -> None:
         _gather(w, e, columns, i)
 
 
-def _gather(w: Writer, e: Element, columns: list[str], i: str) -> None:
+def _gather(w: LoopWriter, e: Element, columns: list[str], i: str) -> None:
     """Row `i` of the strip, an element from each column."""
     offset = w.op("mul", i, "%sk")
     line = "poison"
     for j, column in enumerate(columns):
-        x = w.let(f"load {e.type}, ptr {w.at(column, e.type, offset)}, align {e.size}")
-        line = w.let(f"insertelement {e.vector} {line}, {e.type} {x}, i64 {j}")
+        x = w.emit(f"load {e.type}, ptr {w.at(column, e.type, offset)}, align {e.size}")
+        line = w.emit(f"insertelement {e.vector} {line}, {e.type} {x}, i64 {j}")
     e.store(w, line, w.at("%dst", e.type, w.op("mul", i, "%ds")))
 
 
-def _transpose(w: Writer, e: Element, columns: list[str]) -> None:
+def _transpose(w: LoopWriter, e: Element, columns: list[str]) -> None:
     """Rows in groups, as many as fit 16 bytes; the last group may overlap the one before.
 
     Column j's group goes to 128-bit lane j // group, by loads alone; a transpose inside the lanes
     then puts every element in its place (half the shuffles of a transpose of whole vectors).
     """
     group = 16 // e.size
-    final = w.let(f"sub i64 %k, {group}")
+    final = w.emit(f"sub i64 %k, {group}")
     with w.loop(0, "%k", group) as turn:
         i = w.minimum(turn, final)
         lines = [_lanes(w, e, columns[j::group], i, group) for j in range(group)]
@@ -95,10 +95,10 @@ def _transpose(w: Writer, e: Element, columns: list[str]) -> None:
             e.store(w, line, w.at("%dst", e.type, at))
 
 
-def _lanes(w: Writer, e: Element, columns: list[str], i: str, group: int) -> str:
+def _lanes(w: LoopWriter, e: Element, columns: list[str], i: str, group: int) -> str:
     """One vector of the 16 bytes at row `i` of each of `columns`."""
     parts = [
-        w.let(f"load <{group} x {e.type}>, ptr {w.at(c, e.type, i)}, align {e.size}")
+        w.emit(f"load <{group} x {e.type}>, ptr {w.at(c, e.type, i)}, align {e.size}")
         for c in columns
     ]
     width = group
@@ -106,14 +106,14 @@ def _lanes(w: Writer, e: Element, columns: list[str], i: str, group: int) -> str
         order = ", ".join(f"i32 {n}" for n in range(2 * width))
         kind = f"<{width} x {e.type}>"
         parts = [
-            w.let(f"shufflevector {kind} {a}, {kind} {b}, <{2 * width} x i32> <{order}>")
+            w.emit(f"shufflevector {kind} {a}, {kind} {b}, <{2 * width} x i32> <{order}>")
             for a, b in zip(parts[::2], parts[1::2], strict=True)
         ]
         width *= 2
     return parts[0]
 
 
-def _within_lanes(w: Writer, e: Element, lines: list[str]) -> list[str]:
+def _within_lanes(w: LoopWriter, e: Element, lines: list[str]) -> list[str]:
     """Transpose the group x group matrix that `lines` hold in each 128-bit lane.
 
     Each round interleaves the lower and the upper halves of lines that are half the group apart.
@@ -130,7 +130,7 @@ def _within_lanes(w: Writer, e: Element, lines: list[str]) -> list[str]:
     return lines
 
 
-def _interleave(w: Writer, e: Element, a: str, b: str, upper: bool, group: int) -> str:
+def _interleave(w: LoopWriter, e: Element, a: str, b: str, upper: bool, group: int) -> str:
     """Elements of `a` and `b` in turn, from the lower or upper half of every 128-bit lane."""
     order: list[int] = []
     for lane in range(0, e.lanes, group):
@@ -139,4 +139,4 @@ def _interleave(w: Writer, e: Element, a: str, b: str, upper: bool, group: int) 
             order += [here, here + e.lanes]
     text = ", ".join(f"i32 {n}" for n in order)
     v = e.vector
-    return w.let(f"shufflevector {v} {a}, {v} {b}, <{e.lanes} x i32> <{text}>")
+    return w.emit(f"shufflevector {v} {a}, {v} {b}, <{e.lanes} x i32> <{text}>")

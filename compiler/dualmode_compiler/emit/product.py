@@ -11,7 +11,7 @@ from .dot import COLUMNS as DOT_COLUMNS
 from .dot import dot, dot_name
 from .gemm import Kernel, attributes, element, kernel
 from .pack import packer, packer_name
-from .writer import Writer
+from .writer import LoopWriter
 
 # Rows of B that are packed together.
 PAGES = 16
@@ -62,7 +62,7 @@ class Product:
         self.name, self.g, self.host, self.epilogue = name, g, host, epilogue
         self.e = element(g.dtype, host)
         self.t = tiling(g, host)
-        self.w = Writer()
+        self.w = LoopWriter()
         self.helpers: dict[str, str] = {}
         self.allocas: list[str] = []
         self.width = self.t.vectors * self.e.lanes
@@ -97,7 +97,7 @@ class Product:
         return Code(f"{head}\nentry:\n{body}\n}}\n", chunks, self.helpers, 0, 2 * g.macs)
 
     def _argument(self, i: int) -> str:
-        return self.w.let(f"load ptr, ptr {self.w.at('%bufs', 'ptr', i)}, align 8")
+        return self.w.emit(f"load ptr, ptr {self.w.at('%bufs', 'ptr', i)}, align 8")
 
     def _reserve(self) -> None:
         t, lanes = self.t, self.e.lanes
@@ -127,7 +127,7 @@ class Product:
         self.a, self.b, self.c = self._batch(self.flat)
         self.j0 = w.op("mul", jb, t.columns)
         p0 = w.op("mul", ib, t.panels_per_block)
-        self.is_last = w.let(f"icmp eq i64 {jb}, {self.across - 1}") if self.across > 1 else ""
+        self.is_last = w.emit(f"icmp eq i64 {jb}, {self.across - 1}") if self.across > 1 else ""
         self.columns = self._of_block(t.columns, g.n)
         p1: str | int = t.panels
         if self.down > 1:
@@ -147,7 +147,7 @@ class Product:
         return (
             usual
             if rest == usual
-            else self.w.let(f"select i1 {self.is_last}, i64 {rest}, i64 {usual}")
+            else self.w.emit(f"select i1 {self.is_last}, i64 {rest}, i64 {usual}")
         )
 
     def _batch(self, flat: str) -> list[str]:
@@ -171,8 +171,8 @@ class Product:
             row, is_tall, rows = w.op("mul", p, t.rows), None, str(t.rows)
             if t.taller:
                 row = w.op("add", row, w.minimum(p, t.taller))
-                is_tall = w.let(f"icmp ult i64 {p}, {t.taller}")
-                rows = w.let(f"select i1 {is_tall}, i64 {t.rows + 1}, i64 {t.rows}")
+                is_tall = w.emit(f"icmp ult i64 {p}, {t.taller}")
+                rows = w.emit(f"select i1 {is_tall}, i64 {t.rows + 1}, i64 {t.rows}")
             a = w.at(self.a, e.type, w.op("mul", row, g.a[0]))
             a = w.at(a, e.type, w.op("mul", k0, g.a[1]))
             if t.pack_a:
@@ -247,7 +247,7 @@ class Product:
         if g.n >= self.width:
             whole = self._of_block(t.columns // self.width, g.n // self.width)
             spec = Kernel(t.rows, t.vectors, self.host.has_masks, t.by_rows, self.e)
-            some = w.when(w.let(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
+            some = w.when(w.emit(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
             with some, w.loop(0, whole) as s:
                 self._tile(s, spec, lanes, x)
         if tail:
@@ -281,7 +281,7 @@ class Product:
         function = self._kernel(spec)
         if x.is_tall:
             tall = self._kernel(replace(spec, rows=spec.rows + 1))
-            function = w.let(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
+            function = w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
         lda = g.a[0] if t.by_rows else self.ldp if t.pack_a else g.a[1]
         c = w.at(x.c, e.type, w.op("mul", s, self.width))
         w.do(
@@ -300,7 +300,7 @@ class Product:
         if self.stretches == 1:
             self._hand_on(row, rows, tile)
             return
-        final = w.let(f"icmp eq i64 {w.op('add', k0, str(length))}, {g.k}")
+        final = w.emit(f"icmp eq i64 {w.op('add', k0, str(length))}, {g.k}")
         with w.when(final):
             self._hand_on(row, rows, tile)
 
@@ -320,7 +320,7 @@ class Product:
         e, c = self.e, self.g.c
         target = w.at(self.c, e.type, w.op("mul", place[0], c))
         target = w.at(target, e.type, place[1])
-        length = w.let(f"mul i64 {size[1]}, {e.size}")
+        length = w.emit(f"mul i64 {size[1]}, {e.size}")
         with w.loop(0, size[0]) as r:
             to = w.at(target, e.type, w.op("mul", r, c))
             source = w.at(tile, e.type, w.op("mul", r, ldt))

@@ -1,8 +1,8 @@
 """Rows that stay in cache between the loops of one kernel.
 
-    for i: s = sum(exp(x[i, r]) for r); for j: y[i, j] = exp(x[i, j]) / s
-    -->
-    for i: s = sum(row[r] := exp(x[i, r]) for r); for j: y[i, j] = row[j] / s
+for i: s = sum(exp(x[i, r]) for r); for j: y[i, j] = exp(x[i, j]) / s
+-->
+for i: s = sum(row[r] := exp(x[i, r]) for r); for j: y[i, j] = row[j] / s
 """
 
 from __future__ import annotations

@@ -1,31 +1,29 @@
-"""A writer of LLVM IR text: fresh names, blocks and counted loops."""
+"""A writer of whole functions: blocks, index arithmetic and counted loops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .values import Writer
 
-class Writer:
-    """The body of one function. Operands are texts: a register or a literal."""
+
+class LoopWriter(Writer):
+    """The body of a whole function. Operands are texts: a register or a literal."""
+
+    __slots__ = ("label",)
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        super().__init__()
         self.label = "entry"
-        self._names = 0
 
-    def name(self, stem: str = "v") -> str:
-        self._names += 1
-        return f"{stem}{self._names}"
+    def name(self, stem: str) -> str:
+        """A new label, or the stem of a register."""
+        return stem + self.fresh()[1:]
 
     def do(self, line: str) -> None:
-        self.lines.append(f"  {line}")
-
-    def let(self, instruction: str) -> str:
-        """`%new = instruction`; gives the register."""
-        register = f"%{self.name()}"
-        self.lines.append(f"  {register} = {instruction}")
-        return register
+        """Append an instruction without a result."""
+        self.line(f"  {line}")
 
     def block(self, label: str) -> None:
         """Start block `label`; the block before must have been ended."""
@@ -40,17 +38,17 @@ class Writer:
             return str(a)
         if (opcode == "mul" and b == 0) or (opcode == "urem" and b == 1):
             return "0"
-        return self.let(f"{opcode} i64 {a}, {b}")
+        return self.emit(f"{opcode} i64 {a}, {b}")
 
     def minimum(self, a: str | int, b: str | int) -> str:
-        less = self.let(f"icmp ult i64 {a}, {b}")
-        return self.let(f"select i1 {less}, i64 {a}, i64 {b}")
+        less = self.emit(f"icmp ult i64 {a}, {b}")
+        return self.emit(f"select i1 {less}, i64 {a}, i64 {b}")
 
     def at(self, base: str, kind: str, index: str | int) -> str:
         """The address of element `index` of type `kind` from `base`."""
         if index in (0, "0"):
             return base
-        return self.let(f"getelementptr {kind}, ptr {base}, i64 {index}")
+        return self.emit(f"getelementptr {kind}, ptr {base}, i64 {index}")
 
     @contextmanager
     def loop(self, start: str | int, stop: str | int, step: int = 1) -> Iterator[str]:
@@ -64,7 +62,7 @@ class Writer:
         self.do("")
         yield index
         self.do(f"{following} = add i64 {index}, {step}")
-        more = self.let(f"icmp ult i64 {following}, {stop}")
+        more = self.emit(f"icmp ult i64 {following}, {stop}")
         self.do(f"br i1 {more}, label %{head}, label %{done}")
         self.lines[phi] = (
             f"  {index} = phi i64 [ {start}, %{before} ], [ {following}, %{self.label} ]"
