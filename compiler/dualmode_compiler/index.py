@@ -1,0 +1,137 @@
+"""Division, remainder and ranges of index expressions: the part of `expr` that makes reshapes free.
+
+Import these names from `expr`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .expr import Affine, Apply, Axis, Const, Expr, affine, apply, const, linear_terms
+from .spec import int64
+
+
+def bounds(x: Expr) -> tuple[int, int] | None:
+    """The least and greatest value that an index expression can take, if known."""
+    if isinstance(x, Const):
+        return x.value, x.value
+    if isinstance(x, Axis):
+        return 0, max(x.extent - 1, 0)
+    if isinstance(x, Affine):
+        lo = hi = x.const
+        for atom, c in x.terms:
+            b = bounds(atom)
+            if b is None:
+                return None
+            lo, hi = lo + min(c * b[0], c * b[1]), hi + max(c * b[0], c * b[1])
+        return lo, hi
+    if isinstance(x, Apply) and x.fn in ("floordiv", "mod") and isinstance(x.args[1], Const):
+        b, d = bounds(x.args[0]), x.args[1].value
+        if b is None or d <= 0:
+            return None
+        return (0, d - 1) if x.fn == "mod" else (b[0] // d, b[1] // d)
+    if isinstance(x, Apply) and x.fn in ("minimum", "maximum", "select"):
+        parts = [bounds(a) for a in x.args[-2:]]
+        known = [p for p in parts if p is not None]
+        if len(known) < 2:
+            return None
+        (a, b), (c, d) = known
+        if x.fn == "select":
+            return min(a, c), max(b, d)
+        pick = min if x.fn == "minimum" else max
+        return pick(a, c), pick(b, d)
+    return None
+
+
+def _split(x: Expr, divisor: int) -> tuple[Expr, Expr] | None:
+    """(q, r) with x == divisor * q + r, where q takes all parts whose coefficients divide."""
+    if bounds(x) is None:
+        return None
+    terms, c = linear_terms(x)
+    quotient = affine(((a, k // divisor) for a, k in terms if k % divisor == 0), c // divisor)
+    rest = affine(((a, k) for a, k in terms if k % divisor), c % divisor)
+    return quotient, rest
+
+
+def _factor(rest: Expr, divisor: int) -> tuple[Expr, Expr, int]:
+    """(a, b, g) with rest == g * a + b and 0 <= b < g for the largest g that divides `divisor`.
+
+    Then b cannot carry: (5*i + j) // 15 == i // 3 for j < 5. If nothing fits, g is 1.
+    """
+    terms, c = linear_terms(rest)
+    for g in sorted({abs(k) for _, k in terms if divisor % k == 0}, reverse=True):
+        if g == 1:
+            break
+        low = affine(((a, k) for a, k in terms if k % g), c % g)
+        b = bounds(low)
+        if b is not None and b[0] >= 0 and b[1] < g:
+            return affine(((a, k // g) for a, k in terms if k % g == 0), c // g), low, g
+    return rest, const(0, int64), 1
+
+
+def floordiv(a: Expr, b: Expr) -> Expr:
+    if a.dtype is int64 and isinstance(b, Const) and b.value > 0:
+        d = b.value
+        if isinstance(a, Const):
+            return const(a.value // d, int64)
+        if d == 1:
+            return a
+        parts = _split(a, d)
+        if parts is not None:
+            quotient, rest = parts
+            span = bounds(rest)
+            if span is not None and span[0] >= 0 and span[1] < d:
+                return quotient
+            rest, _, g = _factor(rest, d)
+            if g > 1:
+                return quotient + floordiv(rest, const(d // g, int64))
+            if isinstance(rest, Apply) and rest.fn == "floordiv":
+                inner = rest.args[1]
+                if isinstance(inner, Const) and inner.value > 0:
+                    return quotient + floordiv(rest.args[0], const(inner.value * d, int64))
+            return quotient + apply("floordiv", rest, const(d, int64))
+    return apply("floordiv", a, b)
+
+
+def mod(a: Expr, b: Expr) -> Expr:
+    if a.dtype is int64 and isinstance(b, Const) and b.value > 0:
+        d = b.value
+        if isinstance(a, Const):
+            return const(a.value % d, int64)
+        parts = _split(a, d)
+        if parts is not None:
+            _, rest = parts
+            span = bounds(rest)
+            if span is not None and span[0] >= 0 and span[1] < d:
+                return rest
+            high, low, g = _factor(rest, d)
+            if g > 1:
+                return mod(high, const(d // g, int64)) * g + low
+            return apply("mod", rest, const(d, int64))
+    return apply("mod", a, b)
+
+
+def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
+    """The row-major position of `index` in an array of `shape`."""
+    flat: Expr = const(0, int64)
+    for i, n in zip(index, shape, strict=True):
+        flat = flat * n + i
+    return flat
+
+
+def unravel(flat: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:
+    """The index at row-major position `flat` in an array of `shape`."""
+    out: list[Expr] = []
+    step = math.prod(shape)
+    for k, n in enumerate(shape):
+        step //= max(n, 1)
+        here = floordiv(flat, const(step, int64)) if step else const(0, int64)
+        out.append(here if k == 0 else mod(here, const(n, int64)) if n != 1 else const(0, int64))
+    return tuple(out)
+
+
+def broadcast_index(index: Sequence[Expr], shape: Sequence[int]) -> tuple[Expr, ...]:
+    """`index` of a broadcast result, as an index into an operand of `shape` (NumPy's rule)."""
+    tail = index[len(index) - len(shape) :]
+    return tuple(const(0, int64) if n == 1 else i for i, n in zip(tail, shape, strict=True))
