@@ -74,9 +74,7 @@ def _import_time(package: str) -> float:
     return float(process.stdout.split()[-1])
 
 
-def first_calls(
-    contestants: Sequence[Contestant], threads: int, rounds: int
-) -> list[Measured]:
+def first_calls(contestants: Sequence[Contestant], threads: int, rounds: int) -> list[Measured]:
     """Seconds of the first call alone, and from the start of the process to its end."""
     found: list[Measured] = []
     compiled = [c for c in contestants if c.kind == "compiled" and c.takes(MNIST_MLP)]

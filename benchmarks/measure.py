@@ -235,7 +235,8 @@ def _environment(threads: int) -> Iterator[None]:
     """What libraries read when they are imported, for processes started inside the block."""
     names = ("OMP", "OPENBLAS", "MKL", "DUALMODE")
     wanted = {f"{name}_NUM_THREADS": str(threads) for name in names}
-    wanted |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    wanted |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    wanted |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}  # its defaults, silently
     saved = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -72,7 +72,9 @@ def _training(workload: Training) -> Step:
         state, loss = train(state, x, y)
         return loss
 
-    return Step(step, tuple(map(jnp.asarray, workload.data())), lambda: jax.block_until_ready(state))
+    return Step(
+        step, tuple(map(jnp.asarray, workload.data())), lambda: jax.block_until_ready(state)
+    )
 
 
 def _sgd(workload: Training) -> Any:

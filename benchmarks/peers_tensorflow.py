@@ -39,7 +39,10 @@ def _training(workload: Training, mode: str) -> Step:
     weights = workload.weights()
     activations = [workload.activation] * (len(weights) - 1) + [None]
     model = tf.keras.Sequential(
-        [tf.keras.layers.Dense(len(b), activation=a) for (_, b), a in zip(weights, activations)]
+        [
+            tf.keras.layers.Dense(len(b), activation=a)
+            for (_, b), a in zip(weights, activations, strict=True)
+        ]
     )
     model.build((workload.batch, workload.sizes[0]))
     model.set_weights([array for pair in weights for array in pair])

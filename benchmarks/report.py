@@ -79,7 +79,7 @@ def _by_case(
 
 
 def ratio_cells(found: dict[str, Result]) -> list[str]:
-    """How many times faster dualmode is: than the best peer of each kind, and than its own eager."""
+    """How many times faster dualmode is than the best peer of each kind, and than its own eager."""
     done = {label: r for label, r in found.items() if not r.error}
     compiled, eager = done.pop(OUR_COMPILED.label, None), done.pop(OUR_EAGER.label, None)
     peers = list(done.values())

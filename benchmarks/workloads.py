@@ -129,13 +129,9 @@ def _gemm(m: int, n: int, k: int, transposed: str = "") -> Gemm:
     )
 
 
-TINY = Training(
-    "tiny", sizes=(3, 20, 1), batch=4, activation="tanh", optimizer="sgd", rate=0.01
-)
+TINY = Training("tiny", sizes=(3, 20, 1), batch=4, activation="tanh", optimizer="sgd", rate=0.01)
 IRIS = Training("iris", sizes=(3, 32, 1), batch=10)
-MNIST_MLP = Training(
-    "mnist_mlp", sizes=(784, 256, 128, 10), batch=64, loss="sparse_crossentropy"
-)
+MNIST_MLP = Training("mnist_mlp", sizes=(784, 256, 128, 10), batch=64, loss="sparse_crossentropy")
 WIDE_MLP = Training("wide_mlp", sizes=(512, 1024, 1024, 512), batch=128)
 
 WORKLOADS: dict[str, tuple[Workload, ...]] = {

@@ -6,6 +6,7 @@ array API standard (2024.12); the rest has TensorFlow 2's and Keras' names.
 
 from __future__ import annotations
 
+import sys as _sys
 from builtins import bool as _bool
 from importlib import import_module as _import_module
 from math import e, inf, nan, pi
@@ -368,6 +369,27 @@ _LAZY_MODULES = frozenset(
     ("data", "datasets", "debugging", "losses", "metrics", "nn", "optim", "random", "train")
 )
 
+# names in NumPy, TensorFlow, PyTorch and JAX of what has another name here, for messages
+_ELSEWHERE = {
+    **{f"reduce_{name}": name for name in ("sum", "mean", "max", "min", "prod", "any", "all")},
+    **dict.fromkeys(("array", "convert_to_tensor", "from_numpy", "as_tensor"), "asarray"),
+    **dict.fromkeys(("concatenate", "cat"), "concat"),
+    **dict.fromkeys(("jit", "compile"), "function"),
+    "absolute": "abs",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "cumsum": "cumulative_sum",
+    "keras": "nn",
+    "mod": "remainder",
+    "optimizers": "optim",
+    "permute": "permute_dims",
+    "range": "arange",
+    "reduce_logsumexp": "logsumexp",
+    "reduce_std": "std",
+    "reduce_variance": "var",
+    "unsqueeze": "expand_dims",
+}
+
 
 def executing_eagerly() -> _bool:
     """True where ops are computed at once, False inside a function that is being traced."""
@@ -377,7 +399,10 @@ def executing_eagerly() -> _bool:
 def __getattr__(name: str) -> _Any:
     if name in _LAZY_MODULES:
         return _import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    here = _ELSEWHERE.get(name)
+    hint = "" if here is None else f"; it is dm.{here} here"
+    message = f"module {__name__!r} has no attribute {name!r}{hint}"
+    raise AttributeError(message, name=name, obj=_sys.modules[__name__])
 
 
 errors.install_hook()

@@ -157,7 +157,7 @@ class ConcreteFunction:
             TypeError: the arguments are of another signature.
         """
         leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
-        found = Key.of(form, leaves).given((k for k, _ in self.key.values), leaves)
+        found = self._arguments.key(form, leaves).given((k for k, _ in self.key.values), leaves)
         if found != self.key:
             raise TypeError(
                 f"{self.name}: traced for ({self._arguments.describe(self.key)}), "

@@ -1,4 +1,4 @@
-"""Settings of the engine: read them as `dm.config.jit`, change them with `update` or `override`.
+"""Settings of the engine: read and set them as `dm.config.jit`, or with `update` and `override`.
 
 Each has an environment variable, read when the package is imported: `DUALMODE_NUM_THREADS=2`,
 `DUALMODE_JIT=0`, `DUALMODE_FULL_TRACEBACKS=1`, `DUALMODE_ENTRY=ctypes`,
@@ -8,8 +8,10 @@ Each has an environment variable, read when the package is imported: `DUALMODE_N
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, Literal
 
 num_threads: int = 0
@@ -58,6 +60,16 @@ def override(**settings: Any) -> Iterator[None]:
         update(**saved)
 
 
+class _Config(ModuleType):
+    """The type of this module: `dm.config.jit = False` is `dm.config.update(jit=False)`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__"):  # what the import system sets
+            super().__setattr__(name, value)
+        else:
+            update(**{name: value})
+
+
 def _checked(name: str, value: Any) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"config has no setting {name!r}; it has {', '.join(_NAMES)}")
@@ -92,4 +104,5 @@ def _from_environment() -> None:
         update(jit=False)
 
 
+sys.modules[__name__].__class__ = _Config
 _from_environment()

@@ -91,6 +91,8 @@ class Eager:
         return variable._tensor
 
     def assign(self, variable: Variable, value: Tensor) -> None:
+        if type(value._value) is not _ndarray:
+            raise errors.leaked_error(value._value, "assign")
         # an object of its own: a tape that follows `value` must not take it for the variable's
         variable._tensor = Tensor._wrap(value._value)
 
@@ -139,13 +141,13 @@ def to_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
         except OverflowError:
             raise _too_large(x, dtype or number) from None
     if isinstance(x, _ndarray | np.generic):
-        return _quiet.run(np.array, x, (dtype or _known(x.dtype)).numpy, order="C")
+        return _quiet.run(np.array, x, (dtype or _known(x.dtype, x)).numpy, order="C")
     try:
         value = np.asarray(x)
     except ValueError as error:
-        raise errors.ShapeError(
-            f"asarray: {type(x).__name__} is not rectangular: {error}"
-        ) from None
+        nested = isinstance(x, list | tuple)
+        why = "not rectangular; give all rows one length" if nested else f"no array: {error}"
+        raise errors.ShapeError(f"asarray: {_brief(x)} is {why}") from None
     found = _known(value.dtype, x)
     if isinstance(x, list | tuple | range) and not _holds(x, (np.generic, _ndarray)):
         dtype = dtype or _NARROW.get(found, found)
@@ -159,13 +161,17 @@ def _too_large(x: Any, dtype: DType) -> DTypeError:
     return DTypeError(f"asarray: {_brief(x)} does not fit {dtype}; give a wider dtype=")
 
 
-def _known(dtype: np.dtype[Any], x: Any = None) -> DType:
+def _known(dtype: np.dtype[Any], x: Any) -> DType:
+    """The type of elements of `x`, which NumPy calls `dtype`."""
     try:
         return from_numpy(dtype)
     except TypeError:
-        what = f"an array of dtype {dtype}" if x is None else f"{type(x).__name__} {_brief(x)}"
-        names = ", ".join(specs.DTYPES)
-        raise DTypeError(f"asarray: no tensor can be made of {what}; dtypes are {names}") from None
+        if isinstance(x, list | tuple | _ndarray | np.generic):
+            what, wanted = f"an array of dtype {dtype}", f"one of {', '.join(specs.DTYPES)}"
+        else:
+            what, wanted = _brief(x), "a number, an array, or nested lists of numbers"
+        message = f"asarray: {what} cannot be made a tensor; it has to be {wanted}"
+        raise DTypeError(message) from None
 
 
 def _brief(x: Any) -> str:

@@ -6,7 +6,7 @@ A message says what is wrong, where, and how to mend it:
       at train.py:12: y = x @ w
 
 Frames of the engine itself are left out of the tracebacks that the interpreter prints, unless
-`dm.config.full_tracebacks` is set.
+`dm.config.full_tracebacks` is set, or it was the engine that failed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import threading
+from opcode import opmap
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import dualmode_compiler
-from dualmode_compiler.graph import running
+from dualmode_compiler.graph import PARAM, running
 
 from . import config
 
@@ -32,6 +34,7 @@ _INTERNAL = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
     for path in (__file__, dualmode_compiler.__file__)
 )
+_RAISE = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
 
 
 def user_site() -> Site | None:
@@ -121,24 +124,26 @@ def locate(error: E, site: Site | None = None) -> E:
     return error
 
 
+_INSTEAD = {
+    "bool()": "use dm.where to choose between results, dm.logical_and for `and`, dm.logical_not "
+    "for `not`",
+    "numpy()": "use the functions of dm in the place of NumPy's",
+    "an index or size": "pass it as a Python int, whose value is known",
+    "a boolean mask": "use dm.where: the shape of a result cannot depend on values",
+}
+
+
 def traced_value_error(node: Node, use: str, name: str | None = None) -> TracedValueError:
     """Why `use` (as in "bool()") cannot have the value of the traced tensor at `node`.
 
     Args:
         name: what the node is, where it is no result of an op: "argument x", "variable w".
     """
-    spec = node.spec
-    if name is not None:
-        origin = f"is {name}"
-    else:
-        origin = f"was made by {node.op.name} at {describe_site(node.site)}"
-    instead = {
-        "bool()": "use dm.where to choose between two results",
-        "numpy()": "use dm operations instead of NumPy's",
-    }.get(use, "compute with the tensor itself, its shape or its dtype")
+    instead = _INSTEAD.get(use, "compute with the tensor itself, its shape or its dtype")
     return TracedValueError(
-        f"{use} needs the value of TracedTensor({spec}), which has none yet: it {origin}, "
-        "and a function is traced before it runs.\n"
+        f"{use} needs the value of TracedTensor({node.spec}), which has none yet: "
+        "a function is traced before it runs.\n"
+        f"  {_origin(node, name)}\n"
         f"  Instead, {instead}; or move this line out of the @dm.function; "
         "or debug with dm.run_functions_eagerly(True)."
     )
@@ -147,36 +152,80 @@ def traced_value_error(node: Node, use: str, name: str | None = None) -> TracedV
 def leaked_error(node: Node, use: str) -> TracedValueError:
     """A traced tensor was kept and used after the trace of its function had ended."""
     return TracedValueError(
-        f"{use}: TracedTensor({node.spec}), made by {node.op.name} at {describe_site(node.site)}, "
-        "was used outside of the function that it was traced in, where it stands for no value.\n"
+        f"{use}: TracedTensor({node.spec}) is used outside of the function that it was traced in, "
+        "where it has no value.\n"
+        f"  {_origin(node)}\n"
         "  Return it from the function, or assign it to a dm.Variable."
     )
 
 
+def _origin(node: Node, name: str | None = None) -> str:
+    if node.op is PARAM:
+        return f"It is {name or 'an argument or a variable of that function'}."
+    return f"It was made by {node.op.name} at {describe_site(node.site)}"
+
+
 def strip(traceback: TracebackType | None) -> TracebackType | None:
-    """`traceback` without the engine's own frames; all of it where nothing else would be left."""
+    """`traceback` without the engine's own frames; None where nothing is left."""
     kept: list[TracebackType] = []
     step = traceback
     while step is not None:
         if not step.tb_frame.f_code.co_filename.startswith(_INTERNAL):
             kept.append(step)
         step = step.tb_next
-    if not kept:
-        return traceback
     shown: TracebackType | None = None
     for t in reversed(kept):
         shown = TracebackType(shown, t.tb_frame, t.tb_lasti, t.tb_lineno)
     return shown
 
 
+def hide_frames(error: BaseException) -> None:
+    """Take the engine's own frames out of the tracebacks of `error` and of what led to it.
+
+    They stay where all are the engine's, and where the engine itself has failed.
+    """
+    traceback = error.__traceback__
+    located = getattr(error, "site", None) is not None
+    if traceback is None or not (located or _on_purpose(traceback)):
+        return
+    error.__traceback__ = strip(traceback) or traceback
+    seen = {id(error)}
+    step: BaseException | None = error
+    while (step := _cause(step)) is not None and id(step) not in seen:
+        seen.add(id(step))
+        step.__traceback__ = strip(step.__traceback__)
+
+
+def _on_purpose(traceback: TracebackType) -> bool:
+    """False where the engine's own code has failed without a `raise`: a bug, or close to one."""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    return not code.co_filename.startswith(_INTERNAL) or code.co_code[traceback.tb_lasti] in _RAISE
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What a printed traceback of `error` shows as having led to it."""
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
 def install_hook() -> None:
-    """Make the interpreter print the tracebacks of located errors without the engine's frames."""
-    previous = sys.excepthook
+    """Make the interpreter print tracebacks, those of threads as well, by `hide_frames`."""
+    previous, previous_thread = sys.excepthook, threading.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
-        if getattr(error, "site", None) is not None and not config.full_tracebacks:
-            tb = strip(tb)
-            error = error.with_traceback(tb)
+        if not config.full_tracebacks:
+            hide_frames(error)
+            tb = error.__traceback__
         previous(kind, error, tb)
 
-    sys.excepthook = hook
+    def thread_hook(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        if error is not None and not config.full_tracebacks:
+            hide_frames(error)
+            args = threading.ExceptHookArgs(
+                (args.exc_type, error, error.__traceback__, args.thread)
+            )
+        previous_thread(args)
+
+    sys.excepthook, threading.excepthook = hook, thread_hook

@@ -72,7 +72,7 @@ class Function:
             out = self._recent.attempt(leaves, form)
             if out is not MISS:
                 return out
-        concrete = self._concrete(Key.of(form, leaves), leaves)
+        concrete = self._concrete(self._arguments.key(form, leaves), leaves)
         out = concrete.run(leaves)
         if eager:
             self._recent = concrete
@@ -92,7 +92,7 @@ class Function:
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The trace for these arguments, made if need be. `TensorSpec`s may stand for tensors."""
         leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
-        return self._concrete(Key.of(form, leaves), leaves)
+        return self._concrete(self._arguments.key(form, leaves), leaves)
 
     # --- traces -----------------------------------------------------------------------------------
 

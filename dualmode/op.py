@@ -130,6 +130,10 @@ class Recorder(Protocol):
         self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any], out: Tensor
     ) -> None: ...
 
+    def follows(self, x: Tensor) -> bool:
+        """Whether ops on `x` are recorded."""
+        ...
+
     def record_read(self, variable: Variable, out: Tensor) -> None:
         """`out`, a tensor object of its own, was read from `variable`."""
         ...
@@ -212,7 +216,7 @@ def _alike(xs: tuple[Any, ...]) -> bool:
     first = getattr(getattr(xs[0], "_value", None), "dtype", None)
     if first is None:
         return False
-    for x in xs:  # noqa: SIM110 - half the cost of all()
+    for x in xs:
         if getattr(getattr(x, "_value", None), "dtype", None) is not first:
             return False
     return True

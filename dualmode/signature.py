@@ -15,6 +15,7 @@ from dualmode_compiler.spec import Spec, spec_of
 from dualmode_compiler.spec import dtype as as_dtype
 
 from . import tree
+from .errors import DTypeError, locate
 from .op import state
 from .tensor import Tensor
 from .variable import Variable
@@ -96,7 +97,7 @@ def static_key(x: Any) -> Static | Identity:
             return Identity(x)
         if kind.__hash__ is not object.__hash__:
             raise TypeError(
-                f"an argument of type {kind.__name__} can neither be traced nor hashed: {x!r}; "
+                f"a {kind.__name__} can neither be traced nor hashed, {x!r}; "
                 "pass tensors, numbers, or lists, tuples, dicts and dataclasses of them"
             ) from None
     return Static(kind, x)
@@ -189,9 +190,26 @@ class Arguments:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self._name}(): {error}") from None
+            raise locate(TypeError(f"{self._name}(): {error}")) from None
         bound.apply_defaults()
         return bound.args, bound.kwargs
+
+    def key(self, form: Any, leaves: Sequence[Any]) -> Key:
+        """What the call with these arguments is known by.
+
+        Raises:
+            DTypeError: an argument can neither be traced nor hashed.
+        """
+        try:
+            return Key.of(form, leaves)
+        except TypeError:
+            pass
+        for path, x in zip(self.paths(form), leaves, strict=True):
+            try:
+                leaf_key(x)
+            except TypeError as error:
+                raise DTypeError(f"{self._name}: argument {path}: {error}") from None
+        raise AssertionError("one of the arguments has no key")
 
     def paths(self, form: Any) -> list[str]:
         """Where each leaf of `(args, kwargs)` stands, by the parameter's name: `params['w'][0]`."""

@@ -103,6 +103,9 @@ class GradientTape:
                 live[id(out)] = out
                 return
 
+    def follows(self, x: Tensor) -> bool:
+        return id(x) in self._live
+
     def record_read(self, variable: Variable, out: Tensor) -> None:
         self._access(variable)
         if id(variable) in self._live:
@@ -160,6 +163,8 @@ class GradientTape:
                 f"not {unconnected_gradients!r}"
             )
         targets = _leaves(target, "gradient: the target")
+        if not targets:
+            raise GradientError(f"gradient: there is no tensor in the target, {target!r}")
         wanted = _leaves(sources, "gradient: a source")
         seeds = _seeds(target, targets, output_gradients)
         entries, live = self._entries, self._live

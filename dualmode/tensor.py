@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeGuard
 
 import numpy as np
 
 from dualmode_compiler.spec import DType, Spec, from_numpy
 
+from .errors import locate
 from .op import convert, state
 from .ops import elementwise, indexing, linalg, logic, reduction, shape
 
@@ -148,7 +149,26 @@ class Operators:
     # --- as a sequence --------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tensor:
-        return indexing.getitem(self._read(), key)
+        x = self._read()
+        recorded = state.tapes and any(tape.follows(x) for tape in state.tapes)
+        if not recorded and type(x._value) is np.ndarray and indexing.is_basic(key):
+            try:  # NumPy's own view
+                value = x._value[key]
+            except (IndexError, TypeError, ValueError):
+                pass  # getitem explains
+            else:
+                return Tensor._wrap(value if type(value) is np.ndarray else np.asarray(value))
+        return indexing.getitem(x, key)
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        new = "x.at[index].set(value)"
+        how = f"v.assign(v{new[1:]})" if type(self) is not Tensor else f"x = {new}"
+        raise locate(TypeError(f"a {_kind(self)} has no item assignment; use {how}"))
+
+    @property
+    def at(self) -> indexing.At:
+        """Updates of some elements: `t.at[key].set(v)` is `t` with `t[key]` replaced by `v`."""
+        return indexing.At(self._read())
 
     def __len__(self) -> int:
         if not self.shape:
@@ -178,7 +198,7 @@ class Operators:
     def __index__(self) -> int:
         if not self.dtype.is_integer:
             raise TypeError(f"only an integer tensor is an index, not {_spec(self)}")
-        return int(_scalar(self, "an index"))
+        return int(_scalar(self, "an index or size"))
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The value as a read-only array that shares its memory and never changes."""
@@ -385,9 +405,11 @@ def _concrete(x: Operators, use: str) -> np.ndarray[Any, Any]:
 def _scalar(x: Operators, use: str) -> Any:
     value = _concrete(x, use)
     if value.size != 1:
-        raise ValueError(
-            f"{use} of {_spec(x)} is ambiguous: it has {value.size} elements, not one; "
-            "reduce it first, with .any(), .all(), .sum() or an index"
+        raise locate(
+            ValueError(
+                f"{use} of {_spec(x)} is ambiguous: it has {value.size} elements, not one; "
+                "reduce it first, with .any(), .all(), .sum() or an index"
+            )
         )
     return value.reshape(())[()]
 

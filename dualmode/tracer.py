@@ -82,7 +82,7 @@ class Tracer:
     # --- the mode ---------------------------------------------------------------------------------
 
     def execute(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
-        nodes = [self.node(x) for x in args]
+        nodes = [self.node(x, op.name) for x in args]
         attrs = {name: _static(x) for name, x in attrs.items()}
         try:
             spec = op.infer(*(n.spec for n in nodes), **attrs)
@@ -162,12 +162,16 @@ class Tracer:
         self._known[tensor._value] = key, value
         return tensor
 
-    def node(self, x: Tensor) -> Node:
-        """The node that `x` stands for in this graph; eager and outer tensors are captured."""
+    def node(self, x: Tensor, use: str = "the result") -> Node:
+        """The node that `x` stands for in this graph; eager and outer tensors are captured.
+
+        Raises:
+            TracedValueError: `x` was traced in a function that is done; `use` says what for.
+        """
         value = x._value
         if not isinstance(value, Node):
             return self._constant(x)
-        return value if value in self._owned else self._foreign(x, value)
+        return value if value in self._owned else self._foreign(x, value, use)
 
     def owns(self, node: Node) -> bool:
         return node in self._owned
@@ -196,14 +200,14 @@ class Tracer:
             self.constants.append((node.attr("index"), array))
         return node
 
-    def _foreign(self, x: Tensor, value: Node) -> Node:
+    def _foreign(self, x: Tensor, value: Node, use: str) -> Node:
         mode = self.outer
         while isinstance(mode, Tracer):
             if mode.owns(value):
                 break
             mode = mode.outer
         else:
-            raise errors.leaked_error(value, "this operation")
+            raise errors.leaked_error(value, use)
         node = self._params.get(id(value))
         if node is None:
             node = self._param(value, value.spec, "a tensor of the function around this one")

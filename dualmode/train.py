@@ -222,7 +222,7 @@ def read(path: StrPath) -> dict[str, Array]:
     except SafetensorError as error:
         raise CheckpointError(
             f"checkpoint {os.fspath(path)} is damaged or truncated ({len(data)} bytes): {error}"
-        ) from error
+        ) from None
     values = {key: _decode(os.fspath(path), key, entries[key]) for key in sorted(entries)}
     expected = _metadata(data).get("crc32")
     if expected is not None and expected != _checksum(values):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from dualmode_compiler.spec import DType, Spec
 from dualmode_compiler.spec import dtype as as_dtype
 
-from .errors import DTypeError, ShapeError
+from .errors import DTypeError, ShapeError, VariableError
 from .op import convert, dtype_of, eagerly, state
 from .tensor import Operators, Tensor
+
+_KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}  # a value of a kind converts to those above
 
 
 class Variable(Operators):
@@ -79,39 +81,55 @@ class Variable(Operators):
         """Replace the value. Returns the variable.
 
         Raises:
-            ShapeError, DTypeError: `value` is not of the variable's shape and dtype. Python numbers
-                and NumPy arrays are converted where that loses no kind (int to float, not back).
+            ShapeError: `value` is not of the variable's shape.
+            DTypeError: its dtype is of a wider kind, such as a float for an integer variable;
+                otherwise it is converted to the variable's dtype.
         """
-        state.mode.assign(self, self._fitting(value, "assign"))
+        state.mode.assign(self, self._fitting(value, "assign", numbers=False))
         return self
 
     def assign_add(self, delta: Any) -> Variable:
-        """Add `delta`, of the variable's shape and dtype or a number. Returns the variable."""
+        """Add `delta`, of the variable's shape or a number. Returns the variable."""
         return self.assign(state.mode.read(self) + self._fitting(delta, "assign_add"))
 
     def assign_sub(self, delta: Any) -> Variable:
-        """Subtract `delta`, of the variable's shape and dtype or a number. Returns the variable."""
+        """Subtract `delta`, of the variable's shape or a number. Returns the variable."""
         return self.assign(state.mode.read(self) - self._fitting(delta, "assign_sub"))
 
-    def _fitting(self, value: Any, verb: str) -> Tensor:
-        """`value` as a tensor of this variable's own spec."""
+    def _fitting(self, value: Any, verb: str, numbers: bool = True) -> Tensor:
+        """`value` as a tensor of this variable's own spec, or a scalar where `numbers` may do."""
         spec = self._spec
-        if not isinstance(value, Operators) or getattr(value, "weak", False):
-            found = dtype_of(value)
-            if "biufc".index(found.kind) <= "biufc".index(spec.dtype.kind):
-                value = convert(value, spec.dtype)
-        tensor = convert(value)
-        if tensor.dtype is not spec.dtype:
+        if _KINDS[dtype_of(value).kind] > _KINDS[spec.dtype.kind]:
             raise DTypeError(
-                f"{verb}: {self.name} is {spec} and the value {tensor.spec}; "
+                f"{verb}: {self.name} is {spec} and the value {convert(value).spec}; "
                 f"convert it with .astype({str(spec.dtype)!r})"
             )
-        if tensor.shape != spec.shape:
+        tensor = convert(value, spec.dtype)
+        if tensor.shape != spec.shape and (tensor.shape or not numbers):
             raise ShapeError(
                 f"{verb}: {self.name} is {spec} and the value {tensor.spec}; "
                 "the shape of a variable stays as created"
             )
         return tensor
+
+    def __iadd__(self, other: Any) -> NoReturn:
+        self._no_operator("+=", "assign_add(x)")
+
+    def __isub__(self, other: Any) -> NoReturn:
+        self._no_operator("-=", "assign_sub(x)")
+
+    def __imul__(self, other: Any) -> NoReturn:
+        self._no_operator("*=", "assign(v * x)")
+
+    def __itruediv__(self, other: Any) -> NoReturn:
+        self._no_operator("/=", "assign(v / x)")
+
+    def _no_operator(self, operator: str, method: str) -> NoReturn:
+        """`v += x` would make a tensor of the name `v` and leave the variable as it was."""
+        raise VariableError(
+            f"variable {operator} x does not change {self.name}; use v.{method}, or write "
+            f"y = v {operator[0]} x for a new tensor"
+        )
 
     def __repr__(self) -> str:
         kind = "trainable" if self.trainable else "not trainable"

@@ -30,7 +30,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 @pytest.fixture(autouse=True)
 def _global_state() -> Iterator[None]:
-    """Start from a fixed seed; afterwards settings are as before, and no trace or tape is left open."""
+    """Start from a fixed seed; end with the settings of before, and no trace or tape left open."""
     settings_before = {name: getattr(dm.config, name) for name in dm.config._NAMES}
     mode, tapes = state.mode, state.tapes
     dm.random.set_seed(0)

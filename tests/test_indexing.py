@@ -106,10 +106,10 @@ def test_one_hot():
 @pytest.mark.parametrize(
     ("read", "message"),
     [
-        (lambda: T[2], r"index: 2 is out of range for axis 0 of float32\[2,3,4\]"),
-        (lambda: T[0, 0, 0, 0], "index: 4 indices"),
+        (lambda: T[2], r"getitem: index 2 is out of range for axis 0 of float32\[2,3,4\]"),
+        (lambda: T[0, 0, 0, 0], "getitem: 4 indices"),
         (lambda: T[..., ...], "more than one ellipsis"),
-        (lambda: T[np.array([0, 2])], "index: index 2 is out of range for an axis of size 2"),
+        (lambda: T[np.array([0, 2])], "getitem: index 2 is out of range for an axis of size 2"),
         (lambda: dm.take(T, [-4], 1), "take: index -4 is out of range"),
     ],
 )

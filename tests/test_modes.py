@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_table import assert_agree, rows
 
 import dualmode as dm
 from dualmode_compiler import passes
 from dualmode_compiler.verify import verify
+from op_table import assert_agree, rows
 
 ROWS = rows()
 COMPUTED = sorted(name for name, row in ROWS.items() if not row.op.effect)

@@ -150,7 +150,7 @@ def test_a_wrong_number_of_features_is_named(mode):
     dense = nn.Dense(2)
     forward = mode(lambda x: dense(x))
     forward(X)
-    with pytest.raises(dm.errors.ShapeError, match=r"must be 3.*float32\[2, 4\]"):
+    with pytest.raises(dm.errors.ShapeError, match=r"must be 3.*float32\[2,4\]"):
         forward(np.ones((2, 4), np.float32))
 
 

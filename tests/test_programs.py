@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from programs import Program, programs
 
 import dualmode as dm
+from programs import Program, programs
 
 
 def run(program: Program, compiled: bool) -> list[np.ndarray]:

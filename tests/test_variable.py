@@ -49,11 +49,38 @@ def test_assigned_values_must_fit():
         v.assign([1.0, 2.0, 3.0])
     with pytest.raises(dm.errors.ShapeError, match="assign_add"):
         v.assign_add(dm.zeros((2, 2)))
-    with pytest.raises(dm.errors.DTypeError, match=r"float64\[2\].*astype"):
-        v.assign(dm.asarray(np.zeros(2)))
-    with pytest.raises(dm.errors.DTypeError):
+    with pytest.raises(dm.errors.ShapeError, match="assign: "):
+        v.assign(0.0)
+    with pytest.raises(dm.errors.DTypeError, match=r"float32\[2\].*astype\('int32'\)"):
         dm.Variable([1, 2]).assign([1.5, 2.5])
     assert v.numpy().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "bool"])
+def test_values_of_no_wider_kind_are_converted_in_both_modes(dtype):
+    v = dm.Variable([0.0, 0.0])
+    assign = dm.function(v.assign)
+    for value in (np.ones(2, dtype), dm.ones(2, dtype)):
+        for write in (v.assign, assign):
+            v.assign([5.0, 5.0])
+            write(value)
+            assert v.numpy().tolist() == [1, 1]
+    assert v.dtype is dm.float32
+
+
+def test_numbers_are_added_to_all_elements():
+    v = dm.Variable([1.0, 2.0])
+    v.assign_add(1)
+    dm.function(lambda x: v.assign_sub(x))(3.0)
+    assert v.numpy().tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("operator", ["+=", "-=", "*=", "/="])
+def test_augmented_assignment_would_lose_the_variable(operator):
+    v = dm.Variable([1.0], name="w")
+    with pytest.raises(dm.errors.VariableError, match="does not change w; use v.assign"):
+        exec(f"v {operator} 2.0", {"v": v})
+    assert v.numpy().tolist() == [1]
 
 
 def test_repr():

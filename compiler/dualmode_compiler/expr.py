@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from .spec import DType, Spec, bool_, float16, float32, int64
 
 # Every function that an expression may apply, with the type of its result: that of the arguments
@@ -68,13 +70,15 @@ class Expr:
         dtype: type of the value.
         axes: the free axes, i.e. those not bound by a `Reduce` inside.
         uid: creation order; gives sums a deterministic order.
+        span: the least and greatest value of an int64 expression, None if unknown.
     """
 
-    __slots__ = ("axes", "dtype", "uid")
+    __slots__ = ("axes", "dtype", "span", "uid")
 
     dtype: DType
     axes: frozenset[Axis]
     uid: int
+    span: tuple[int, int] | None
 
     def __add__(self, other: Any) -> Expr:
         return add(self, _like(other, self))
@@ -124,6 +128,7 @@ class Axis(Expr):
         self.extent = extent
         self.dtype = int64
         self.axes = frozenset((self,))
+        self.span = 0, max(extent - 1, 0)
         self.uid = next(_serial)
 
 
@@ -189,6 +194,7 @@ def _intern(cls: type[Any], key: tuple[Any, ...], dtype: DType, axes: Any, **fie
         found.dtype, found.axes, found.uid = dtype, axes, next(_serial)
         for k, v in fields.items():
             setattr(found, k, v)
+        found.span = span(found) if dtype is int64 else None
         _table[full] = found
     return found
 
@@ -212,7 +218,8 @@ def const(value: Any, dtype: DType) -> Expr:
     if dtype.kind == "f":
         value = float(value)
         if dtype is float32 or dtype.itemsize == 2:
-            value = float(dtype.numpy.type(value))
+            with np.errstate(over="ignore"):
+                value = float(dtype.numpy.type(value))
         key = (value.hex(),)
     elif dtype.kind == "b":
         value = bool(value)
@@ -268,8 +275,12 @@ def cast(x: Expr, dtype: DType) -> Expr:
     """Value conversion. Floating to integer truncates, saturating; to bool means `x != 0`."""
     if x.dtype is dtype:
         return x
-    if isinstance(x, Const) and not (isinstance(x.value, float) and not math.isfinite(x.value)):
+    if isinstance(x, Const) and dtype.is_floating and x.dtype.is_floating:
         return const(x.value, dtype)
+    if isinstance(x, Const) and math.isfinite(x.value):
+        known = const(x.value, dtype)
+        if known.value == x.value:  # else the instruction decides how to round or saturate
+            return known
     return apply("cast", x, dtype=dtype)
 
 
@@ -382,7 +393,15 @@ def accumulator(dtype: DType) -> DType:
 
 
 # The index algebra is a file of its own that builds on this one, and the operators here use it.
-from .index import bounds, broadcast_index, floordiv, mod, ravel, unravel  # noqa: E402
+from .index import (  # noqa: E402
+    bounds,
+    broadcast_index,
+    floordiv,
+    mod,
+    ravel,
+    span,
+    unravel,
+)
 
 __all__ = [
     "FUNCTIONS",

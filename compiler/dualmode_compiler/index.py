@@ -8,24 +8,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .expr import Affine, Apply, Axis, Const, Expr, affine, apply, const, linear_terms
+from .expr import Affine, Apply, Const, Expr, affine, apply, const, linear_terms
 from .spec import int64
+
+LIMIT = 1 << 63  # int64 holds -LIMIT .. LIMIT - 1
 
 
 def bounds(x: Expr) -> tuple[int, int] | None:
-    """The least and greatest value that an index expression can take, if known."""
+    """The least and greatest value that an int64 expression can take, if known."""
+    return x.span
+
+
+def span(x: Expr) -> tuple[int, int] | None:
+    """What `bounds` is for a new int64 expression; unknown where the arithmetic may wrap."""
     if isinstance(x, Const):
         return x.value, x.value
-    if isinstance(x, Axis):
-        return 0, max(x.extent - 1, 0)
     if isinstance(x, Affine):
         lo = hi = x.const
         for atom, c in x.terms:
-            b = bounds(atom)
+            b = atom.span
             if b is None:
                 return None
             lo, hi = lo + min(c * b[0], c * b[1]), hi + max(c * b[0], c * b[1])
-        return lo, hi
+        return (lo, hi) if -LIMIT <= lo and hi < LIMIT else None
     if isinstance(x, Apply) and x.fn in ("floordiv", "mod") and isinstance(x.args[1], Const):
         b, d = bounds(x.args[0]), x.args[1].value
         if b is None or d <= 0:
@@ -45,13 +50,14 @@ def bounds(x: Expr) -> tuple[int, int] | None:
 
 
 def _split(x: Expr, divisor: int) -> tuple[Expr, Expr] | None:
-    """(q, r) with x == divisor * q + r, where q takes all parts whose coefficients divide."""
-    if bounds(x) is None:
-        return None
+    """(q, r) with x == divisor * q + r, where q takes all parts whose coefficients divide.
+
+    None where a part may wrap: then division does not distribute.
+    """
     terms, c = linear_terms(x)
     quotient = affine(((a, k // divisor) for a, k in terms if k % divisor == 0), c // divisor)
     rest = affine(((a, k) for a, k in terms if k % divisor), c % divisor)
-    return quotient, rest
+    return None if bounds(x) is None or bounds(rest) is None else (quotient, rest)
 
 
 def _factor(rest: Expr, divisor: int) -> tuple[Expr, Expr, int]:
@@ -80,8 +86,8 @@ def floordiv(a: Expr, b: Expr) -> Expr:
         parts = _split(a, d)
         if parts is not None:
             quotient, rest = parts
-            span = bounds(rest)
-            if span is not None and span[0] >= 0 and span[1] < d:
+            known = bounds(rest)
+            if known is not None and known[0] >= 0 and known[1] < d:
                 return quotient
             rest, _, g = _factor(rest, d)
             if g > 1:
@@ -102,8 +108,8 @@ def mod(a: Expr, b: Expr) -> Expr:
         parts = _split(a, d)
         if parts is not None:
             _, rest = parts
-            span = bounds(rest)
-            if span is not None and span[0] >= 0 and span[1] < d:
+            known = bounds(rest)
+            if known is not None and known[0] >= 0 and known[1] < d:
                 return rest
             high, low, g = _factor(rest, d)
             if g > 1:

@@ -56,11 +56,8 @@ class Kernel:
     nodes: list[Node] = field(default_factory=list)
 
     def reads(self) -> list[Buffer]:
-        found: dict[Buffer, None] = {}
-        for s in self.stores:
-            for load in loads(s.value):
-                found.setdefault(load.buffer)
-        return list(found)
+        found = walk([s.value for s in self.stores])
+        return list(dict.fromkeys(e.buffer for e in found if isinstance(e, Load)))
 
     def writes(self) -> list[Buffer]:
         return [s.buffer for s in self.stores]

@@ -14,6 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from . import expr
 from .contraction import is_contraction, recognise
@@ -149,8 +152,7 @@ class Lowering:
     def _lower_const(self, item: Lowered) -> None:
         array = item.node.attr("value").array
         item.virtual = True
-        uniform = array.size == 1 or (array.size and (array == array.flat[0]).all())
-        if uniform and not item.node.spec.dtype.is_complex:
+        if not item.node.spec.dtype.is_complex and _uniform(array):
             item.value = expr.const(array.flat[0].item(), item.node.spec.dtype)
             return
         data = Buffer(f"c{len(self.constants)}", item.node.spec)
@@ -176,6 +178,13 @@ class Lowering:
             return False
         big = [x for x in loads(value) if x.axes]
         return len(big) <= 1 and cost(value, self.costs)[0] <= CHEAP
+
+
+def _uniform(array: np.ndarray[Any, Any]) -> bool:
+    """Whether all elements have the same bits: 0.0 and -0.0 differ."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    raw = flat.view(np.dtype((np.void, array.itemsize)))
+    return flat.size > 0 and bool((raw == raw[0]).all())
 
 
 class _Reader:
@@ -267,10 +276,8 @@ class _Clusters:
                 continue
             if cluster.contraction:
                 return False
-            prefix = load.index[: len(item.axes)]
-            hoisted = all(
-                i in item.axes or isinstance(i, Const) for i in prefix
-            ) and load.axes < set(item.axes)
+            outer = (set(item.axes[:k]) for k in range(len(item.axes)))
+            hoisted = any(load.axes == axes for axes in outer)  # evaluated once, in an outer loop
             if not hoisted and cost(inner, costs)[0] > RECOMPUTE:
                 return False
         return True

@@ -120,11 +120,11 @@ def same_element(kernel: Kernel, source: Buffer, target: Buffer) -> bool:
     if c is not None and source in (c.a[0], c.b[0]):
         return False
     (offset,) = {s.offset for s in kernel.stores if s.buffer is target}
-    for s in kernel.stores:
-        for e in walk([s.value]):
-            if isinstance(e, Load) and e.buffer is source and e.index[0] is not offset:
-                return False
-    return True
+    return all(
+        e.index[0] is offset
+        for e in walk([s.value for s in kernel.stores])
+        if isinstance(e, Load) and e.buffer is source
+    )
 
 
 class _Places:
@@ -209,10 +209,11 @@ def _arena(steps: list[Step], places: dict[Buffer, Place]) -> int:
     size = 0
     held: dict[Buffer, tuple[int, int]] = {}
     for k, step in enumerate(steps):
+        dying = [b for b in step.reads() if last[b] == k]
         for b in step.writes():
             if b in places:
                 continue
-            block = _reuse(step, b, k, last, held)
+            block = _reuse(step, b, dying, held)
             if block is None:
                 block, size = _take(free, _aligned(b), size)
             held[b] = block
@@ -227,13 +228,13 @@ def _aligned(b: Buffer) -> int:
 
 
 def _reuse(
-    step: Step, b: Buffer, k: int, last: dict[Buffer, int], held: dict[Buffer, tuple[int, int]]
+    step: Step, b: Buffer, dying: list[Buffer], held: dict[Buffer, tuple[int, int]]
 ) -> tuple[int, int] | None:
     """The block of an operand that dies here and is read only where `b` is stored."""
     if not isinstance(step, Kernel):
         return None
-    for source in step.reads():
-        fits = source in held and last[source] == k and held[source][1] == _aligned(b)
+    for source in dying:
+        fits = source in held and held[source][1] == _aligned(b)
         if fits and source.spec.nbytes == b.spec.nbytes and same_element(step, source, b):
             return held.pop(source)
     return None

@@ -17,7 +17,7 @@ def rebuild(graph: Graph, visit: Callable[[Node, Graph], Node]) -> Graph:
     """
     new = Graph(params=list(graph.params), log=list(graph.log))
     image: dict[Node, Node] = {}
-    for node in graph.nodes():
+    for node in sorted(graph.nodes(), key=lambda n: n.uid):  # so that effects keep their order
         if node.op is PARAM:
             image[node] = node
             continue

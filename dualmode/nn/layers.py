@@ -70,7 +70,7 @@ class Dense(Layer):
         if not x.shape or x.shape[-1] != self.kernel.shape[0]:
             raise ShapeError(
                 f"{self.name}: the last axis of the input must be {self.kernel.shape[0]}, the size "
-                f"it was built for; the input is {x.dtype}{list(x.shape)}"
+                f"it was built for; the input is {x.spec}"
             )
         y = x @ self.kernel
         return self.activation(y if self.bias is None else y + self.bias)

@@ -19,6 +19,7 @@ from dualmode_compiler.expr import Expr
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import Spec
 
+from ..errors import locate
 from ..op import Agreement, Op, convert, promote
 from .logic import (
     EQUAL,
@@ -210,10 +211,21 @@ def _pow_square(node: Node, graph: Graph) -> Node | None:
     return x if is_const(y, 1) else None
 
 
+def _pow_kernel(x: Any, y: Any) -> Any:
+    if x.dtype.kind == "i" and (y < 0).any():
+        raise locate(
+            ValueError(
+                "pow: an integer to a negative power is no integer; make one of them floating, "
+                "as in x.astype('float32') ** y"
+            )
+        )
+    return np.power(x, y)
+
+
 POW = Op(
     "pow",
     infer=broadcasting("pow", NUMERIC),
-    kernel=np.power,
+    kernel=_pow_kernel,
     vjp=_pow_vjp,
     lower=pointwise(lambda a, b: expr.apply("pow", a, b) if a.dtype.kind == "f" else None),
     simplify=(_pow_square,),
@@ -222,7 +234,7 @@ POW = Op(
 
 
 def pow(x: Any, y: Any) -> Tensor:
-    """`x ** y`. Integers to negative integer powers raise ValueError, as in NumPy."""
+    """`x ** y`. Integers to negative integer powers raise ValueError."""
     if type(y) is int and y == 2:
         return square(x)
     return POW(*numeric(x, y))

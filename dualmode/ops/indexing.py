@@ -15,8 +15,8 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.spec import Spec, int64
 
-from ..errors import DTypeError, OutOfRangeError, ShapeError
-from ..op import Op, convert
+from ..errors import DTypeError, OutOfRangeError, ShapeError, locate
+from ..op import Op, convert, state
 from . import creation, logic, rules, shape
 from . import elementwise as ew
 from .effects import CHECK_INDICES, check_indices
@@ -257,19 +257,30 @@ def getitem(x: Any, key: Any) -> Tensor:
     return _take_arrays(y, parsed) if parsed.arrays else y
 
 
-def _is_array(k: Any) -> bool:
-    return not (k is None or k is Ellipsis or isinstance(k, slice | int | np.integer)) or (
-        isinstance(k, bool)
-    )
+_INTEGER = (int, np.integer)
+_BASIC = (int, slice, type(None), EllipsisType)
+_KNOWN = (*_BASIC, np.integer)
+
+
+def is_basic(key: Any) -> bool:
+    """True for integers, slices, None, an ellipsis, and tuples of them: NumPy's basic indexing."""
+    if type(key) is not tuple:
+        return type(key) in _BASIC
+    return all(type(k) in _BASIC for k in key)
 
 
 def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
     """One entry for each axis of `x`, and the Nones between: masks and the ellipsis written out."""
     items: list[Any] = []
     for k in keys:
-        if isinstance(k, slice | int | EllipsisType | np.integer) or k is None:
+        if isinstance(k, _KNOWN) and not isinstance(k, bool):
             items.append(k)
             continue
+        if isinstance(k, str | bytes | dict | set):
+            raise DTypeError(
+                f"getitem: {k!r} is no index of a tensor; indices are integers, slices, None, "
+                "..., integer tensors and boolean masks"
+            )
         at = convert(k)
         if at.dtype.kind == "b":
             items.extend(_mask(x, at, sum(i is not None and i is not Ellipsis for i in items)))
@@ -281,24 +292,26 @@ def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
     dots = sum(k is Ellipsis for k in items)
     if used > x.ndim or dots > 1:
         what = "more than one ellipsis" if dots > 1 else f"{used} indices"
-        raise OutOfRangeError(f"index: {what} for {x.spec}, which has {x.ndim} axes")
+        raise OutOfRangeError(f"getitem: {what} for {x.spec}, which has {x.ndim} axes")
     where = next((n for n, k in enumerate(items) if k is Ellipsis), len(items))
     return [*items[:where], *[slice(None)] * (x.ndim - used), *items[where + 1 :]]
 
 
 def _mask(x: Tensor, mask: Tensor, axis: int) -> list[Tensor]:
     """The positions of the True elements of a boolean mask over the axes from `axis` on."""
-    if mask.ndim == 0 or mask.shape != x.shape[axis : axis + mask.ndim]:
+    if mask.ndim == 0:
+        raise DTypeError("getitem: a single bool is no index of a tensor; a mask has axes")
+    if mask.shape != x.shape[axis : axis + mask.ndim]:
         raise ShapeError(
-            f"index: mask {mask.spec} does not match axes {axis} to {axis + mask.ndim - 1} of "
+            f"getitem: mask {mask.spec} does not match axes {axis} to {axis + mask.ndim - 1} of "
             f"{x.spec}"
         )
-    return list(nonzero(mask))
+    return _nonzero(mask, "a boolean mask")
 
 
 def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
     items = _expand(x, keys)
-    advanced = any(not isinstance(k, slice | int | np.integer) and k is not None for k in items)
+    advanced = not all(isinstance(k, _KNOWN) for k in items)
     out = _Parsed([], [], [], [], {})
     sizes = iter(x.shape)
     runs = 0  # of neighbouring arrays
@@ -310,11 +323,11 @@ def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
             continue
         n = next(sizes)
         if isinstance(k, slice):
-            taken = range(*k.indices(n))
+            taken = _range(k, n)
             start, stop, step = (taken.start, taken.stop, taken.step) if taken else (0, 0, 1)
             out.shape.append(len(taken))
             joined = False
-        elif isinstance(k, int | np.integer) and not advanced:
+        elif not advanced and isinstance(k, _INTEGER):
             at = _position(operator.index(k), n, len(out.start), x)
             start, stop, step = at, at + 1, 1
         else:  # beside arrays, an integer is an array without axes
@@ -329,16 +342,23 @@ def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
     return out
 
 
+def _range(k: slice, size: int) -> range:
+    try:
+        return range(*k.indices(size))
+    except (TypeError, ValueError) as error:  # a bound that is no integer, or a step of 0
+        raise locate(error) from None
+
+
 def _position(k: int, size: int, axis: int, x: Tensor) -> int:
     if not -size <= k < size:
-        raise OutOfRangeError(f"index: {k} is out of range for axis {axis} of {x.spec}")
+        raise OutOfRangeError(f"getitem: index {k} is out of range for axis {axis} of {x.spec}")
     return k % size
 
 
 def _take_arrays(x: Tensor, parsed: _Parsed) -> Tensor:
     """`x` at the arrays, which broadcast together, along their axes."""
     axes = list(parsed.arrays)
-    arrays = [_in_range(k, x.shape[a], "index") for a, k in parsed.arrays.items()]
+    arrays = [_in_range(k, x.shape[a], "getitem") for a, k in parsed.arrays.items()]
     if len(axes) == 1:
         return TAKE(x, arrays[0], axis=axes[0])
     sizes = tuple(x.shape[a] for a in axes)
@@ -407,7 +427,13 @@ def nonzero(x: Any) -> tuple[Tensor, ...]:
     Raises:
         TracedValueError: `x` is traced.
     """
-    return tuple(convert(k) for k in np.nonzero(convert(x).numpy()))
+    return tuple(_nonzero(convert(x), "nonzero"))
+
+
+def _nonzero(x: Tensor, use: str) -> list[Tensor]:
+    value = x._value
+    known = value if type(value) is np.ndarray else state.mode.value_needed(x, use)
+    return [convert(k) for k in np.nonzero(known)]
 
 
 def one_hot(indices: Any, depth: int, dtype: Any = specs.float32, axis: int = -1) -> Tensor:

@@ -17,7 +17,7 @@ from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import Spec, int64
 
-from ..errors import ShapeError
+from ..errors import DTypeError, Error, ShapeError
 from ..op import Op, convert
 from . import rules
 
@@ -32,11 +32,18 @@ Index = tuple[Expr, ...]
 
 
 def to_shape(shape: Any) -> Shape:
-    """A size (or axis) or a sequence of them as a tuple of ints."""
-    if isinstance(shape, int) or getattr(shape, "ndim", None) == 0:
-        return (operator.index(shape),)
-    sizes = shape if isinstance(shape, Sequence) else list(shape)
-    return tuple(operator.index(n) for n in sizes)
+    """A size (or axis) or a sequence of them as a tuple of ints.
+
+    Raises:
+        DTypeError: one is no integer.
+    """
+    scalar = isinstance(shape, int | float) or getattr(shape, "ndim", None) == 0
+    try:
+        return tuple(map(operator.index, (shape,) if scalar else shape))
+    except TypeError as error:
+        if isinstance(error, Error):  # a traced size
+            raise
+        raise DTypeError(f"sizes and axes are integers, got {shape!r}") from None
 
 
 def clamp(i: Expr, size: int) -> Expr:
@@ -260,6 +267,8 @@ def _broadcast_infer(x: Spec, *, shape: Shape) -> Spec:
     tail = shape[len(shape) - x.ndim :]
     if x.ndim > len(shape) or any(n not in (1, m) for n, m in zip(x.shape, tail, strict=True)):
         raise ShapeError(f"broadcast_to: {x} does not broadcast to {list(shape)}")
+    if min(shape, default=0) < 0:
+        raise ShapeError(f"a size is negative in the shape {list(shape)}")
     return x.with_shape(shape)
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from dualmode_compiler.runtime import jit
 from dualmode_compiler.runtime.entry import Entry, Layout
 from dualmode_compiler.spec import Spec, float32

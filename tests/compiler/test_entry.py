@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from dualmode_compiler.runtime.entry import MISS, Layout
 from dualmode_compiler.runtime.layout import supported
 from dualmode_compiler.spec import DTYPES, Spec, bfloat16, float32, float64, int32, int64

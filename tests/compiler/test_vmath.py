@@ -125,6 +125,20 @@ def test_float64(fn: str) -> None:
     assert worst(fn, UNARY[fn], float64, 8, x) <= 2
 
 
+@pytest.mark.parametrize("dtype", [float32, float64], ids=repr)
+@pytest.mark.parametrize("fn", ["sin", "cos", "tan"])
+def test_near_multiples_of_half_pi(fn: str, dtype: DType) -> None:
+    """The nearest one of all for each type is in J.-M. Muller, "Elementary Functions", ch. 11."""
+    if dtype is float64 and not EXTENDED:
+        pytest.skip("needs a longdouble wider than float64")
+    rng = np.random.default_rng(2)
+    turns = np.rint(np.exp(rng.uniform(0, 40, 1 << 15))) * (np.pi / 2)
+    nearest = [16367173 * 2.0**72, 4.3865578967101227e33]
+    nearest += [6381956970095103 * 2.0**797] if dtype is float64 else []
+    x = np.concatenate([nearest, turns, -turns]).astype(dtype.numpy)
+    assert worst(fn, UNARY[fn], dtype, 8, x) <= 2
+
+
 def pairs(dtype: DType, count: int) -> tuple[Array, Array]:
     rng = np.random.default_rng(5)
     kind = dtype.numpy

@@ -12,7 +12,7 @@ from ..loops import Contraction, Kernel, Store, walk
 from ..runtime.jit import Host
 from .instructions import memory_type
 from .nest import Nest, Value, iota, mask_text
-from .resident import resident_rows
+from .resident import Row, resident_rows
 
 PARALLEL = 1 << 18  # work, in additions, from which a kernel is cut into chunks
 CHUNK = 1 << 17  # work per chunk
@@ -84,6 +84,22 @@ class _Loops:
         extent = self.vector.extent if self.vector is not None else 1
         self.lanes = min(nest.host.vector_bytes // max(widest, 4), 1 << (extent - 1).bit_length())
 
+        self.rows = self._rows()
+
+    def _rows(self) -> list[Row]:
+        """Values that the innermost loop finds in a row rather than computing them again."""
+        if self.vector is None:
+            return []
+        stored = [s.value for s in self.by_depth[len(self.kernel.axes)]]
+        rows = resident_rows(stored, self.vector)
+        for row in rows:
+            self.nest.keep(row.value, row.reuse, self.vector)
+        return rows
+
+    def _fill_rows(self) -> None:
+        for row in self.rows:
+            self.nest.value(row.total)
+
     def emit(self) -> int:
         """Emit the nest; gives the number of chunks."""
         axes = self.kernel.axes
@@ -135,10 +151,7 @@ class _Loops:
 
     def _vector(self, axis: Axis) -> None:
         lanes, nest = self.lanes, self.nest
-        stored = [s.value for s in self.by_depth.get(len(self.kernel.axes), ())]
-        for row in resident_rows(stored, axis):
-            nest.keep(row.value, row.reuse, axis)
-            nest.value(row.total)
+        self._fill_rows()
         whole = axis.extent // lanes * lanes
         if whole // lanes <= 4:
             for at in range(0, whole, lanes):
@@ -163,6 +176,7 @@ class _Loops:
     def _vector_range(self, axis: Axis, start: str, stop: str) -> None:
         """One chunk of a vectorised axis: only the last chunk can have a tail."""
         nest, lanes = self.nest, self.lanes
+        self._fill_rows()
         whole = axis.extent // lanes * lanes
         full = stop
         if whole != axis.extent:

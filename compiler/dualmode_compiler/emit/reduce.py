@@ -66,6 +66,7 @@ class _Fold:
         self.lanes = lanes
         self.count = min(ACCUMULATORS, max(1, extent // (lanes if self.across else 1)))
         self.kind = register_type(x.dtype, lanes)
+        self.fused = x.kind == "add" and _is_product(x.body) and x.body not in nest.kept
 
     def emit(self) -> Value:
         start = literal(identity(self.x.kind, self.x.dtype), self.x.dtype, self.lanes)
@@ -123,7 +124,7 @@ class _Fold:
         out: list[str] = []
 
         def body() -> None:
-            if x.kind == "add" and _is_product(x.body) and mask is None:
+            if self.fused and mask is None:
                 assert isinstance(x.body, Apply)
                 parts = [nest.vector(a, lanes) for a in x.body.args]
                 here = nest.levels[-1].block.lines

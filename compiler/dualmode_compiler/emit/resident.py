@@ -15,7 +15,7 @@ from ..loops import walk
 from ..lower import cost
 
 WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
-LONGEST = 1 << 15  # bytes of a row, which is on the stack
+MOST = 1 << 16  # bytes of all rows of a kernel, which are on the stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ def resident_rows(stored: Sequence[Expr], inner: Axis) -> list[Row]:
     everything = set(walk(stored))
     costs: dict[Expr, tuple[float, int]] = {}
     found: dict[Expr, Row] = {}
+    left = MOST
     for e in walk(stored):
         if not isinstance(e, Reduce) or len(e.bound) != 1 or inner in e.axes:
             continue
@@ -39,9 +40,12 @@ def resident_rows(stored: Sequence[Expr], inner: Axis) -> list[Row]:
         if axis.extent != inner.extent:
             continue
         value = _largest(e.body, axis, inner, everything, costs)
-        if value is not None:
-            reuse = substitute(value, {axis: inner})
-            found.setdefault(reuse, Row(e, value, reuse))
+        if value is None:
+            continue
+        size, reuse = inner.extent * value.dtype.itemsize, substitute(value, {axis: inner})
+        if reuse not in found and size <= left:
+            found[reuse] = Row(e, value, reuse)
+            left -= size
     return list(found.values())
 
 
@@ -58,8 +62,7 @@ def _largest(
         e = stack.pop(0)
         if isinstance(e, Load | Reduce) or axis not in e.axes or cost(e, costs)[0] < WORTH:
             continue
-        short = inner.extent * e.dtype.itemsize <= LONGEST
-        if e.dtype.is_floating and short and substitute(e, {axis: inner}) in everything:
+        if e.dtype.is_floating and substitute(e, {axis: inner}) in everything:
             return e
         stack.extend(operands(e))
     return None

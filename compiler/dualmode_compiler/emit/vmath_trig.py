@@ -159,16 +159,16 @@ def _reduce(a: Expr) -> tuple[Expr, Expr, Expr]:
     low = apply("add", middle, apply("mulhi", m, w2))
     carry = cast(apply("lt", low, middle), word)
     high = apply("add", apply("add", apply("mul", m, w0), apply("mulhi", m, w1)), carry)
-    # the fraction as two's complement, so rounded to the nearest quadrant
-    near = apply("or", shift("shl", high, 2), shift("lshr", low, width - 2))
-    q = apply("add", shift("lshr", high, width - 2), shift("lshr", near, width - 1))
+    # the fraction as big + small, big exact; rounding it in `high` carries into the quadrant
     spare = width - f.mantissa - 1
-    top = apply("and", near, const(-(1 << spare), word))
-    below = apply("and", near, const((1 << spare) - 1, word))
+    rounded = apply("add", high, const(1 << (spare - 3), word))
+    top = apply("and", shift("shl", rounded, 2), const(-(1 << spare), word))
+    q = apply("add", shift("lshr", rounded, width - 2), shift("lshr", top, width - 1))
+    near = apply("or", shift("shl", high, 2), shift("lshr", low, width - 2))
     tail = apply(
-        "or", shift("shl", below, width - spare), shift("lshr", shift("shl", low, 2), spare)
+        "or", shift("shl", near, width - spare), shift("lshr", shift("shl", low, 2), spare)
     )
-    big, small = cast(from_bits(top, f.integer), a.dtype), cast(tail, a.dtype)
+    big, small = (cast(from_bits(v, f.integer), a.dtype) for v in (top, tail))
     unit, unit_low = (c * 2.0**-width for c in f.half_pi)
     product = big * unit
     rest = fma(big, unit_low, fma(big, unit, apply("neg", product)))

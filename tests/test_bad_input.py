@@ -1,0 +1,389 @@
+"""Bad input, in both modes: what the error says, that it names the user's line, and that nothing
+is lost. Cases that are no errors, such as NaN and a batch of 0, give the right result instead."""
+
+from __future__ import annotations
+
+import linecache
+import subprocess
+import sys
+import textwrap
+import threading
+import traceback
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dualmode as dm
+from dualmode.errors import (
+    AssertionFailed,
+    DTypeError,
+    GradientError,
+    OutOfRangeError,
+    ShapeError,
+    TracedValueError,
+    VariableError,
+    hide_frames,
+)
+
+both = pytest.mark.parametrize("mode", [lambda f: f, dm.function], ids=["eager", "compiled"])
+compiled = pytest.mark.parametrize("mode", [dm.function], ids=["compiled"])
+W = dm.Variable([1.0, 2.0], name="w")
+COUNT = dm.Variable([1, 2], name="count")
+
+
+def zeros(*shape: int) -> Any:
+    return dm.zeros(shape)
+
+
+def taped(target: Any, source: Any = W, **options: Any) -> Any:
+    """The gradient of what `target` makes of W."""
+    with dm.GradientTape() as tape:
+        y = target(W)
+    return tape.gradient(y, source, **options)
+
+
+def again() -> Any:
+    with dm.GradientTape() as tape:
+        y = W * W
+    tape.gradient(y, W)
+    return tape.gradient(y, W)
+
+
+mse = dm.losses.MeanSquaredError()
+cross_entropy = dm.losses.SparseCategoricalCrossentropy(from_logits=True)
+dense = dm.nn.Dense(2, name="dense")
+dense(zeros(1, 3))
+
+# body, arguments, type of the error, what the message says
+ERRORS: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
+    # shapes
+    "add": (
+        lambda x, y: x + y,
+        (zeros(3, 7), zeros(4, 5)),
+        ShapeError,
+        "add: shapes do not broadcast: float32[3,7] and float32[4,5] (sizes 7 and 5 on axis -1)",
+    ),
+    "matmul": (
+        lambda x, y: x @ y,
+        (zeros(3, 7), zeros(4, 5)),
+        ShapeError,
+        "matmul: inner sizes differ: float32[3,7] @ float32[4,5] (7 vs 4)",
+    ),
+    "concat": (
+        lambda x, y: dm.concat([x, y]),
+        (zeros(3, 7), zeros(4, 5)),
+        ShapeError,
+        "concat: float32[3,7] and float32[4,5] differ in more than axis 0",
+    ),
+    "reshape": (
+        lambda x: x.reshape(4, 5),
+        (zeros(3, 7),),
+        ShapeError,
+        "reshape: float32[3,7] has 21 elements, shape [4,5] has 20",
+    ),
+    "axis": (
+        lambda x: dm.sum(x, axis=2),
+        (zeros(3, 7),),
+        ShapeError,
+        "sum: axis 2 is out of range for rank 2 (valid are -2 to 1)",
+    ),
+    "negative size": (
+        lambda x: dm.zeros((2, -1)) + x,
+        (1.0,),
+        ShapeError,
+        "a size is negative in the shape [2, -1]",
+    ),
+    "size that is no integer": (
+        lambda x: dm.zeros((2, 1.5)) + x,
+        (1.0,),
+        DTypeError,
+        "sizes and axes are integers, got (2, 1.5)",
+    ),
+    "loss": (
+        lambda y, p: mse(y, p),
+        (zeros(3, 1), zeros(3)),
+        ShapeError,
+        "mean_squared_error: y_true and y_pred differ in shape: float32[3,1] vs float32[3]",
+    ),
+    "labels": (
+        lambda y, p: cross_entropy(y, p),
+        (dm.zeros((3,), "int32"), zeros(4, 5)),
+        ShapeError,
+        "y_true is int32[3], y_pred is float32[4,5]",
+    ),
+    "layer": (
+        lambda x: dense(x),
+        (zeros(2, 5),),
+        ShapeError,
+        "dense: the last axis of the input must be 3, the size it was built for; "
+        "the input is float32[2,5]",
+    ),
+    "maximum of nothing": (
+        lambda x: dm.max(x, axis=0),
+        (zeros(0, 3),),
+        ShapeError,
+        "max: no elements to choose from in float32[0,3]",
+    ),
+    "ragged lists": (
+        lambda x: dm.asarray([[1, 2], [3]]) + x,
+        (1,),
+        ShapeError,
+        "asarray: [[1, 2], [3]] is not rectangular; give all rows one length",
+    ),
+    # dtypes
+    "float bits": (
+        lambda x: x & x,
+        (zeros(3),),
+        DTypeError,
+        "bitwise_and: float32 is not supported, it takes bool or integer",
+    ),
+    "labels that are no integers": (
+        lambda y, p: cross_entropy(y, p),
+        (zeros(4), zeros(4, 5)),
+        DTypeError,
+        "labels must be integers, y_true is float32[4]; use y_true.astype('int32')",
+    ),
+    "None": (
+        lambda x: x + None,
+        (zeros(2),),
+        DTypeError,
+        "None cannot be made a tensor; it has to be a number, an array",
+    ),
+    "text": (
+        lambda x: x + "a",
+        (zeros(2),),
+        DTypeError,
+        "'a' cannot be made a tensor",
+    ),
+    "array of objects": (
+        lambda x: x + np.array([1, None]),
+        (zeros(2),),
+        DTypeError,
+        "an array of dtype object cannot be made a tensor; it has to be one of bool, int8",
+    ),
+    "number too large": (
+        lambda x: x + 300,
+        (dm.zeros((2,), "int8"),),
+        DTypeError,
+        "300 does not fit int8; give a wider dtype",
+    ),
+    "unknown dtype": (
+        lambda x: x.astype("flaot32"),
+        (zeros(2),),
+        TypeError,
+        "'flaot32' is not an element type; the supported ones are bool, int8",
+    ),
+    "integer to a negative power": (
+        lambda x, y: x**y,
+        (dm.asarray([2, 3]), dm.asarray([1, -1])),
+        ValueError,
+        "pow: an integer to a negative power is no integer",
+    ),
+    # gradients
+    "integer target": (
+        lambda: taped(dm.argmax),
+        (),
+        GradientError,
+        "gradient: the target is int64[]: int64 is non-differentiable; use a floating dtype",
+    ),
+    "bool target": (
+        lambda: taped(lambda w: w > 0),
+        (),
+        GradientError,
+        "gradient: the target is bool[2]: bool is non-differentiable",
+    ),
+    "text as target": (
+        lambda: taped(lambda w: "loss"),
+        (),
+        GradientError,
+        "gradient: the target is a str; only tensors and variables have gradients",
+    ),
+    "None as target": (
+        lambda: taped(lambda w: None),
+        (),
+        GradientError,
+        "gradient: there is no tensor in the target, None",
+    ),
+    "integer source": (
+        lambda: taped(dm.sum, COUNT),
+        (),
+        GradientError,
+        "gradient: a source is int32[2]: int32 is non-differentiable",
+    ),
+    "source in a structure that is no tensor": (
+        lambda: taped(dm.sum, {"w": W, "b": ["b"]}),
+        (),
+        GradientError,
+        "gradient: a source is a str; only tensors and variables have gradients",
+    ),
+    "output gradients": (
+        lambda: taped(dm.exp, output_gradients=dm.ones(3)),
+        (),
+        ShapeError,
+        "gradient: output_gradients float32[3] for a target float32[2]",
+    ),
+    "second gradient": (
+        again,
+        (),
+        GradientError,
+        "gradient: this tape is used up; a tape gives one gradient unless it is made with "
+        "GradientTape(persistent=True)",
+    ),
+    # variables
+    "assigned shape": (
+        lambda x: W.assign(x),
+        (zeros(3),),
+        ShapeError,
+        "assign: w is float32[2] and the value float32[3]; the shape of a variable stays",
+    ),
+    "assigned dtype": (
+        lambda x: COUNT.assign(x),
+        (zeros(2),),
+        DTypeError,
+        "assign: count is int32[2] and the value float32[2]; convert it with .astype('int32')",
+    ),
+    "augmented assignment": (
+        lambda x: W.__iadd__(x),
+        (1.0,),
+        VariableError,
+        "variable += x does not change w; use v.assign_add(x)",
+    ),
+    "item assignment": (
+        lambda x: x.__setitem__(0, 1.0),
+        (zeros(2),),
+        TypeError,
+        "a tensor has no item assignment; use x = x.at[index].set(value)",
+    ),
+    "item assignment to a variable": (
+        lambda x: W.__setitem__(0, x),
+        (1.0,),
+        TypeError,
+        "a variable has no item assignment; use v.assign(v.at[index].set(value))",
+    ),
+    # indices
+    "index": (
+        lambda x: x[0, 3],
+        (zeros(2, 3),),
+        OutOfRangeError,
+        "getitem: index 3 is out of range for axis 1 of float32[2,3]",
+    ),
+    "too many indices": (
+        lambda x: x[0, 1, 2],
+        (zeros(2, 3),),
+        OutOfRangeError,
+        "getitem: 3 indices for float32[2,3], which has 2 axes",
+    ),
+    "index that is a float": (
+        lambda x: x[1.0],
+        (zeros(2, 3),),
+        DTypeError,
+        "getitem: indices are integers, got float32[]",
+    ),
+    "index that is text": (
+        lambda x: x["a"],
+        (zeros(2, 3),),
+        DTypeError,
+        "getitem: 'a' is no index of a tensor; indices are integers, slices",
+    ),
+    "index that is a bool": (
+        lambda x: x[True],
+        (zeros(2, 3),),
+        DTypeError,
+        "getitem: a single bool is no index of a tensor",
+    ),
+    "slice of floats": (
+        lambda x: x[0:1.5],
+        (zeros(2, 3),),
+        TypeError,
+        "slice indices must be integers",
+    ),
+    "index known at run time": (
+        lambda x, i: dm.take(x, i, axis=1),
+        (zeros(2, 3), dm.asarray([0, -4])),
+        OutOfRangeError,
+        "take: index -4 is out of range for an axis of size 3",
+    ),
+    # assertions
+    "assertion": (
+        lambda x: dm.debugging.assert_greater(x, 0.0, "x has to be positive"),
+        (dm.asarray([1.0, -2.0]),),
+        AssertionFailed,
+        "x has to be positive: x > y expected: -2.0 and 0.0 at [1], 1 of 2 elements",
+    ),
+}
+
+# what only a function that is traced cannot do
+TRACED: dict[str, tuple[Any, tuple[Any, ...], str]] = {
+    "if": (
+        lambda x: x if dm.sum(x) > 0 else -x,
+        (zeros(2),),
+        "bool() needs the value of TracedTensor(bool[]), which has none yet: a function is traced "
+        "before it runs.\n  It was made by greater at ",
+    ),
+    "if on an argument": (
+        lambda flag: 1 if flag else 2,
+        (dm.asarray(True),),
+        "It is argument flag.\n  Instead, use dm.where to choose between results",
+    ),
+    "and": (lambda x: (x > 0) and (x < 1), (dm.asarray(0.5),), "dm.logical_and for `and`"),
+    "float()": (lambda x: float(x * 2), (dm.asarray(0.5),), "float() needs the value"),
+    "item()": (lambda x: x.item(), (dm.asarray(0.5),), "item() needs the value"),
+    "range()": (
+        lambda n: list(range(n)),
+        (dm.asarray(5),),
+        "pass it as a Python int, whose value is known",
+    ),
+    "size": (lambda x, n: x.reshape(n, 2), (zeros(6), dm.asarray(3)), "an index or size needs"),
+    "slice": (lambda x, n: x[:n], (zeros(6), dm.asarray(3)), "It is argument n."),
+    "asarray": (
+        lambda x: np.asarray(x),
+        (zeros(2),),
+        "numpy() needs the value of TracedTensor(float32[2])",
+    ),
+    "a function of NumPy": (
+        lambda x: np.sin(x),
+        (zeros(2),),
+        "use the functions of dm in the place of NumPy's",
+    ),
+    "mask": (
+        lambda x: x[x > 0],
+        (zeros(2),),
+        "a boolean mask needs the value of TracedTensor(bool[2])",
+    ),
+}
+
+
+def names_the_line_of(body: Any, text: str) -> bool:
+    """Whether the last line of an error's `text` shows a line of `body`, in this file."""
+    shown = text.splitlines()[-1].strip()
+    code = body.__code__
+    last = max(line for *_, line in code.co_lines() if line)
+    lines = range(code.co_firstlineno, last + 1)
+    source = [f"{n}: {linecache.getline(__file__, n).strip()}" for n in lines]
+    return shown.startswith("at ") and any(shown.endswith(f"test_bad_input.py:{s}") for s in source)
+
+
+@both
+@pytest.mark.parametrize(("body", "args", "kind", "message"), ERRORS.values(), ids=ERRORS)
+def test_the_error_says_what_is_wrong_and_where(mode, body, args, kind, message):
+    before = W.numpy().tolist(), COUNT.numpy().tolist()
+    with pytest.raises(kind) as info:
+        mode(body)(*args)
+    text = str(info.value)
+    assert message in text
+    if body.__code__.co_firstlineno > again.__code__.co_firstlineno and "taped" not in body.__code__.co_names:
+        assert names_the_line_of(body, text) or kind is TypeError and "element type" in text
+    assert (W.numpy().tolist(), COUNT.numpy().tolist()) == before
+    assert dm.executing_eagerly()
+
+
+@pytest.mark.parametrize(("body", "args", "message"), TRACED.values(), ids=TRACED)
+def test_what_needs_a_value_while_tracing(body, args, message):
+    body(*args)  # fine eagerly
+    with pytest.raises(TracedValueError) as info:
+        dm.function(body)(*args)
+    assert message in str(info.value)
+    assert names_the_line_of(body, str(info.value))
+    with dm.config.override(jit=False):
+        dm.function(body)(*args)
