@@ -27,7 +27,7 @@ import numpy as np
 from .contestants import Contestant
 from .workloads import Step, Workload
 
-SAMPLE = 0.005  # seconds of a sample: many short calls, or one long one
+SAMPLE = 0.002  # seconds of a sample: short ones mostly escape what else the machine does
 STEPS_CHECKED = 5  # the results of the first calls, which must agree between contestants
 AGREEMENT = 1e-2
 STARTING = 600  # seconds after which a contestant that does not answer is given up

@@ -193,6 +193,8 @@ def convert(x: Any, dtype: DType | None = None) -> Tensor:
 
 
 _NUMBERS = {bool: specs.bool_, int: specs.int32, float: specs.float32, complex: specs.complex64}
+# operands that take the tensors' type: float64 scalars of NumPy are Python floats by their class
+_WEAK = {**_NUMBERS, np.float64: specs.float32, np.complex128: specs.complex64}
 _PYTHON = {"i": specs.int64, "f": specs.float64, "c": specs.complex128}
 _ORDER = "biufc"
 
@@ -223,8 +225,9 @@ def _alike(xs: tuple[Any, ...]) -> bool:
 
 
 def promote(*xs: Any) -> tuple[Tensor, ...]:
-    """`xs` as tensors of one dtype: Python numbers take the tensors' type, tensors and arrays
-    promote by the array API standard's table. Casts are ops, so gradients pass through them."""
+    """`xs` as tensors of one dtype: Python numbers (and NumPy's float64 scalars, as from
+    `np.sqrt(n)`) take the tensors' type; tensors and arrays promote by the array API standard's
+    table. Casts are ops, so gradients pass through them."""
     if _alike(xs):
         return xs
     xs = tuple([x.read_value() if hasattr(x, "read_value") else x for x in xs])  # variables
@@ -235,7 +238,7 @@ def promote(*xs: Any) -> tuple[Tensor, ...]:
     traced = False
     operands: list[tuple[Any, DType | None]] = []  # with the dtype of those that are tensors
     for x in xs:
-        number = _NUMBERS.get(type(x))
+        number = _WEAK.get(type(x))
         if number is not None:
             weak += number.kind
             operands.append((x, None))

@@ -23,6 +23,7 @@ from .variable import Variable
 _WEAK = {
     int: Spec((), specs.int64, weak=True),
     float: Spec((), specs.float64, weak=True),
+    np.float64: Spec((), specs.float64, weak=True),  # by its class a Python float
 }
 _INT64 = range(-(1 << 63), 1 << 63)
 

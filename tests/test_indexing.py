@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import dualmode as dm
-from dualmode.ops.indexing import At
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 T = dm.asarray(X)
@@ -60,11 +59,41 @@ def test_updates(key):
     v = np.arange(X[key].size, dtype=np.float32).reshape(X[key].shape)
     expected = X.copy()
     expected[key] = v
-    np.testing.assert_array_equal(At(T)[key].set(v), expected)
+    np.testing.assert_array_equal(T.at[key].set(v), expected)
     expected = X.copy()
     np.add.at(expected, key, v)
-    np.testing.assert_array_equal(At(T)[key].add(v), expected)
+    np.testing.assert_array_equal(T.at[key].add(v), expected)
     np.testing.assert_array_equal(T, X)
+
+
+@pytest.mark.parametrize("key", [*BASIC.values(), *ADVANCED.values()], ids=[*BASIC, *ADVANCED])
+def test_in_a_function(key):
+    """Reading, updates and their gradients are those of eager mode."""
+
+    def compute(x, v):
+        with dm.GradientTape() as tape:
+            tape.watch((x, v))
+            read, put, added = x[key], x.at[key].set(v), x.at[key].add(2 * v)
+            loss = dm.sum(read * read) + dm.sum(put * put) + dm.sum(added * added)
+        return read, put, added, *tape.gradient(loss, (x, v))
+
+    v = dm.asarray(np.arange(X[key].size, dtype=np.float32).reshape(X[key].shape))
+    for eager, traced in zip(compute(T, v), dm.function(compute)(T, v), strict=True):
+        np.testing.assert_array_equal(traced, eager)
+
+
+def test_a_read_does_not_change_with_the_variable():
+    v = dm.Variable(X)
+    rows = v[0], v[1:], v[0, 0, 0], v[:]
+    step = dm.function(lambda: v.assign_add(dm.ones_like(v)))
+    step()
+    v.assign(v.at[0].set(9.0))
+    for row, key in zip(rows, (0, slice(1, None), (0, 0, 0), slice(None)), strict=True):
+        assert type(row) is dm.Tensor
+        np.testing.assert_array_equal(row, X[key])
+        with pytest.raises(ValueError, match="read-only"):
+            row.numpy()[...] = 0
+    np.testing.assert_array_equal(v.numpy()[1], X[1] + 1)
 
 
 @pytest.mark.parametrize("key", [*BASIC.values(), *ADVANCED.values()], ids=[*BASIC, *ADVANCED])
@@ -84,7 +113,7 @@ def test_gradient_of_set_with_equal_indices():
     with dm.GradientTape(persistent=True) as tape:
         tape.watch(x)
         tape.watch(v)
-        y = At(x)[np.array([0, 0, 0])].set(v)
+        y = x.at[np.array([0, 0, 0])].set(v)
         loss = dm.sum(y * y)
     np.testing.assert_array_equal(y, [3.0, 20.0])
     np.testing.assert_array_equal(tape.gradient(loss, v), [0.0, 0.0, 6.0])

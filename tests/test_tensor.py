@@ -95,6 +95,20 @@ def test_dtype_of_converted_values(value, dtype):
     assert str(dm.asarray(value).dtype) == dtype
 
 
+@pytest.mark.parametrize("mode", [lambda f: f, dm.function], ids=["eager", "compiled"])
+def test_float64_scalars_of_numpy_count_as_python_floats(mode):
+    @mode
+    def scale(x, factor):
+        return x * factor, factor - x, x / np.sqrt(2), x * np.ones(())
+
+    for factor in (2.0, np.float64(2.0)):
+        y, z, root, array = scale(dm.asarray([1.0, 2.0]), factor)
+        assert (y.tolist(), z.tolist()) == ([2, 4], [1, 0])
+        assert y.dtype is z.dtype is root.dtype is dm.float32
+        assert array.dtype is dm.float64
+    assert getattr(scale, "trace_count", 1) == 1
+
+
 def test_conversion_copies():
     a = X.copy()
     t = dm.asarray(a)

@@ -285,10 +285,11 @@ class _Clusters:
     def _inline(self, cluster: Cluster, value: Expr) -> Expr:
         producer = self.lowering.producer
         mapping: dict[Expr, Expr] = {}
-        for load in loads(value):
+        for load in loads(value):  # those in the index of another come before it
             inner = cluster.values.get(load.buffer)
             if inner is not None:
-                mapping[load] = at(producer[load.buffer], inner, load.index)
+                index = [expr.substitute(i, mapping) for i in load.index]
+                mapping[load] = at(producer[load.buffer], inner, index)
         return expr.substitute(value, mapping) if mapping else value
 
 
