@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .contestants import OUR_COMPILED, OUR_EAGER, Contestant
-from .measure import Worker, _progress
+from .measure import Worker, progress
 from .workloads import MNIST_MLP, TINY
 
 MEMORY_STEPS = 10_000
@@ -53,11 +53,11 @@ def imports(contestants: Sequence[Contestant], rounds: int) -> list[Measured]:
     found = {p: Measured("import", "import", 0, p, "s") for p in packages}
     for turn in range(rounds + 1):
         for package, measured in found.items():
-            _progress(f"import {package}")
+            progress(f"import {package}")
             seconds = _import_time(package)
             if turn:  # the first one finds a cold disk and may write byte code
                 measured.rounds.append(seconds)
-    _progress("")
+    progress("")
     return list(found.values())
 
 
@@ -79,7 +79,7 @@ def first_calls(contestants: Sequence[Contestant], threads: int, rounds: int) ->
     found: list[Measured] = []
     compiled = [c for c in contestants if c.kind == "compiled" and c.takes(MNIST_MLP)]
     for c in compiled * rounds:
-        _progress(f"first_call {c.label}")
+        progress(f"first_call {c.label}")
         worker = Worker(c, threads)
         try:
             answer = worker.build(MNIST_MLP)
@@ -87,7 +87,7 @@ def first_calls(contestants: Sequence[Contestant], threads: int, rounds: int) ->
             worker.close()
         _add(found, "first_call", "first call", threads, c.label, "s", answer["first"])
         _add(found, "first_call", "with imports", threads, c.label, "s", answer["started"])
-    _progress("")
+    progress("")
     return found
 
 
@@ -95,7 +95,7 @@ def memory(threads: int, rounds: int, steps: int = MEMORY_STEPS) -> list[Measure
     """KiB by which our own processes grow."""
     found: list[Measured] = []
     for c in (OUR_EAGER, OUR_COMPILED) * rounds:
-        _progress(f"memory {c.label}")
+        progress(f"memory {c.label}")
         worker = Worker(c, threads)
         try:
             worker.build(TINY)
@@ -103,7 +103,7 @@ def memory(threads: int, rounds: int, steps: int = MEMORY_STEPS) -> list[Measure
         finally:
             worker.close()
         _add(found, "memory", f"growth in {steps} steps", threads, c.label, "KiB", growth)
-    _progress("")
+    progress("")
     return found
 
 

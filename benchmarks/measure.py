@@ -38,7 +38,7 @@ class Result:
     """What was measured of one contestant in one workload.
 
     Attributes:
-        blocks: seconds per call, the median of each block, in the order of the rounds.
+        blocks: seconds per call in each block, in the order of the rounds.
         first: seconds of the first call, which traces and compiles.
         started: seconds from the start of the process to the end of its first call.
         values: mean of the result of each of the first calls.
@@ -96,15 +96,15 @@ class _Running:
         self._sync()
         return (time.perf_counter() - start) / self._calls
 
-    def block(self, seconds: float) -> float:
-        """Seconds per call: the median of the samples that fit in `seconds`."""
+    def block(self, seconds: float, quantile: float) -> float:
+        """Seconds per call: that quantile of the samples that fit in `seconds`."""
         end = time.perf_counter() + seconds
         self._calls = max(1, int(SAMPLE / self.sample()))
         self._calls = max(1, int(SAMPLE / self.sample()))  # once more, now that it is warm
         samples = [self.sample()]
         while time.perf_counter() < end:
             samples.append(self.sample())
-        return statistics.median(samples)
+        return float(np.quantile(samples, quantile))
 
     def run(self, calls: int) -> None:
         self._timer.timeit(calls)
@@ -140,7 +140,7 @@ def _serve(connection: Connection, contestant: Contestant, threads: int) -> None
                         workload: Workload = args[0]
                         steps[workload.name], answer = _build(contestant, workload, threads)
                     case "block":
-                        answer = steps[args[0]].block(args[1])
+                        answer = steps[args[0]].block(*args[1:])
                     case "growth":
                         answer = _growth(steps[args[0]], args[1])
                     case _:
@@ -201,9 +201,9 @@ class Worker:
         answer["started"] = answer.pop("ended") - self._started
         return answer
 
-    def block(self, case: str, seconds: float) -> float:
+    def block(self, case: str, seconds: float, quantile: float) -> float:
         """Seconds per call."""
-        return self._ask("block", case, seconds)
+        return self._ask("block", case, seconds, quantile)
 
     def growth(self, case: str, calls: int) -> int:
         """Bytes by which `calls` calls make the process grow."""
@@ -256,48 +256,66 @@ def run(
     threads: int,
     seconds: float,
     rounds: int,
+    quantile: float = 0.5,
 ) -> list[Result]:
-    """Measure every contestant in every case, each for `seconds` in all, spread over `rounds`."""
+    """Measure every contestant in every case, each for `seconds` in all, spread over `rounds`.
+
+    Args:
+        quantile: which of the samples of a block stands for it; less than 0.5 leaves out what
+            other processes of a busy machine disturb.
+    """
     workers: dict[Contestant, Worker] = {}
     results: list[Result] = []
     try:
         for case in cases:
-            results += _run_case(name, case, contestants, workers, threads, seconds, rounds)
+            found = _start(name, case, contestants, workers, threads)
+            _measure(found, case, workers, seconds * case.share, rounds, quantile)
+            results += found.values()
     finally:
         for worker in workers.values():
             worker.close()
     return results
 
 
-def _run_case(
+def _start(
     name: str,
     case: Workload,
     contestants: Sequence[Contestant],
     workers: dict[Contestant, Worker],
     threads: int,
-    seconds: float,
-    rounds: int,
-) -> list[Result]:
+) -> dict[Contestant, Result]:
+    """The first calls of a case, each in a process of its own; the processes are kept."""
     results: dict[Contestant, Result] = {}
     for c in contestants:
-        if c.takes(case):
-            _progress(f"{name} {case.name}, {threads} thread(s): starting {c.label}")
-            results[c] = Result(name, case.name, threads, c.label, c.kind, case.work)
-            if c not in workers:
-                workers[c] = Worker(c, threads)
-            with _failing_alone(results[c]):
-                for key, value in workers[c].build(case).items():
-                    setattr(results[c], key, value)
+        if not c.takes(case):
+            continue
+        progress(f"{name} {case.name}, {threads} thread(s): starting {c.label}")
+        result = results[c] = Result(name, case.name, threads, c.label, c.kind, case.work)
+        if c not in workers:
+            workers[c] = Worker(c, threads)
+        with _failing_alone(result):
+            for key, value in workers[c].build(case).items():
+                setattr(result, key, value)
+    _compare(list(results.values()))
+    return results
+
+
+def _measure(
+    results: dict[Contestant, Result],
+    case: Workload,
+    workers: dict[Contestant, Worker],
+    seconds: float,
+    rounds: int,
+    quantile: float,
+) -> None:
     for turn in range(rounds):
         for c, result in results.items():
-            if not result.error:
-                _progress(f"{name} {case.name}, {threads} thread(s): round {turn + 1}, {c.label}")
-                with _failing_alone(result):
-                    block = workers[c].block(case.name, seconds * case.share / rounds)
-                    result.blocks.append(block)
-    _progress("")
-    _compare(list(results.values()))
-    return list(results.values())
+            if result.error:
+                continue
+            progress(f"{result.workload} {case.name}: round {turn + 1} of {rounds}, {c.label}")
+            with _failing_alone(result):
+                result.blocks.append(workers[c].block(case.name, seconds / rounds, quantile))
+    progress("")
 
 
 @contextlib.contextmanager
@@ -319,6 +337,6 @@ def _compare(results: Sequence[Result]) -> None:
             r.error = f"its results {r.values} are not {known}"
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r{text[:100]:<100}\r", end="", file=sys.stderr, flush=True)

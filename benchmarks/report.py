@@ -23,7 +23,7 @@ def tables(results: Sequence[Result], measured: Sequence[Measured]) -> str:
     """All that was measured, as plain text."""
     parts: list[str] = []
     if results:
-        parts += ["Time of a call (median)", *_times(results)]
+        parts += ["Time of a call", *_times(results)]
         parts += ["", "Time of the first call", *_by_case(results, _first)]
         parts += [
             f"failed: {r.workload} {r.case} ({r.threads}), {r.contestant}: {r.error}"

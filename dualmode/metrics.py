@@ -35,6 +35,9 @@ class Mean(Trackable):
         self.total = Variable(0.0, trainable=False, name=f"{self.name}/total", dtype="float64")
         self.count = Variable(0.0, trainable=False, name=f"{self.name}/count", dtype="float64")
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Count `values`, of any shape; `sample_weight` broadcasts to it from the left."""
         values = dm.astype(dm.asarray(values), dm.float64)

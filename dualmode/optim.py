@@ -154,6 +154,9 @@ class Optimizer(Trackable):
             )
         self._learning_rate.assign(value)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}, {len(self.slots)} variables>"
+
     @property
     def variables(self) -> list[Variable]:
         """The state, in order of creation."""

@@ -32,7 +32,7 @@ def grad(fn: Callable[..., Any], order: int = 1) -> Callable[..., Any]:
         with dm.GradientTape() as tape:
             tape.watch(x)
             y = grad(fn, order - 1)(x)
-        return tape.gradient(y, x)
+        return None if y is None else tape.gradient(y, x)
 
     return derivative
 

@@ -109,6 +109,29 @@ def test_float64_scalars_of_numpy_count_as_python_floats(mode):
     assert getattr(scale, "trace_count", 1) == 1
 
 
+def test_dtypes_are_dtypes_to_numpy():
+    d = dm.zeros(2).dtype
+    assert np.zeros(2, d).dtype == np.dtype(d) == np.float32
+    assert np.issubdtype(d, np.floating)
+    for same in (dm.float32, "float32", np.float32, np.dtype("float32")):
+        assert d == same
+        assert hash(d) == hash(dm.float32)
+    for other in (dm.float64, "float64", np.int32, "no dtype", None, 3):
+        assert d != other
+
+
+def test_no_dtype_is_the_default_dtype():
+    """As in the array API, where None is the default of the parameter."""
+    for made in (dm.zeros(2, dtype=None), dm.ones(2, None), dm.eye(2, dtype=None)):
+        assert made.dtype is dm.float32
+    assert dm.full(2, 1, dtype=None).dtype is dm.int32
+
+
+def test_transpose_takes_an_order():
+    t = dm.ones((2, 3, 4))
+    assert (t.T.shape, dm.transpose(t, (2, 0, 1)).shape) == ((4, 3, 2), (4, 2, 3))
+
+
 def test_conversion_copies():
     a = X.copy()
     t = dm.asarray(a)

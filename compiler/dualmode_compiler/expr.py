@@ -354,7 +354,11 @@ def substitute(x: Expr, mapping: dict[Expr, Expr]) -> Expr:
             stack.extend(todo)
             continue
         stack.pop()
-        memo[e] = rebuild(e, [memo[c] for c in children]) if children else e
+        if isinstance(e, Reduce):
+            bound = [new if isinstance(new := mapping.get(a), Axis) else a for a in e.bound]
+            memo[e] = reduce(e.kind, bound, memo[e.body])
+        else:
+            memo[e] = rebuild(e, [memo[c] for c in children]) if children else e
     return memo[x]
 
 

@@ -12,7 +12,7 @@ compare.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,11 +209,22 @@ class _Reader:
 
 
 def at(item: Lowered, value: Expr, index: Sequence[Expr]) -> Expr:
-    """`value`, given at the item's own axes, at another index."""
+    """`value`, given at the item's own axes, at another index.
+
+    A reduction in the index may come to stand inside of the same one in the value: then the value
+    gets bound axes of its own.
+    """
     mapping: dict[Expr, Expr] = {
         a: i for a, i in zip(item.index, index, strict=True) if isinstance(a, Axis) and a is not i
     }
+    taken = _bound_axes(mapping.values())
+    if taken:
+        mapping.update((a, Axis(a.extent)) for a in taken & _bound_axes([value]))
     return expr.substitute(value, mapping) if mapping else value
+
+
+def _bound_axes(roots: Iterable[Expr]) -> set[Axis]:
+    return {a for e in walk(roots) if isinstance(e, Reduce) for a in e.bound}
 
 
 class _Clusters:

@@ -56,6 +56,22 @@ class DType:
         """Floating or complex: the types that carry gradients."""
         return self.kind in "fc"
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The same as `numpy`; what has it is a dtype to NumPy, as in `np.zeros(3, t.dtype)`."""
+        return self.numpy
+
+    def __eq__(self, other: object) -> bool:
+        """Also true for the name and for NumPy's dtype: `t.dtype == "float32"`."""
+        if self is other or other is None or isinstance(other, DType):
+            return self is other
+        try:
+            return dtype(other) is self
+        except TypeError:
+            return False
+
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return self.name
 
@@ -85,7 +101,8 @@ _BY_NUMPY: dict[np.dtype[Any], DType] = {d.numpy: d for d in DTYPES.values() if 
 
 
 def dtype(x: Any) -> DType:
-    """The DType that `x` stands for: a DType, a name, a Python type, or anything NumPy accepts.
+    """The DType that `x` stands for: a DType, a name, a Python type, or anything NumPy accepts;
+    None stands for float32, the default.
 
     Raises:
         TypeError: `x` names no supported element type.
@@ -96,6 +113,8 @@ def dtype(x: Any) -> DType:
         return DTYPES[x]
     if isinstance(x, type) and x in _PYTHON:
         return _PYTHON[x]
+    if x is None:
+        return float32
     try:
         return from_numpy(np.dtype(x))
     except TypeError:

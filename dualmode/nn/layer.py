@@ -51,6 +51,10 @@ class Layer(Trackable):
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Create the weights that depend on the shape of the input. By default: none."""
 
+    def __repr__(self) -> str:
+        name = f" {self._name}" if self._name else ""  # not `name`, which counts its first use
+        return f"<{type(self).__name__}{name}{'' if self.built else ', not built yet'}>"
+
     @property
     def name(self) -> str:
         """A name unique in this process: `dense`, `dense_1`, ..., by order of first use."""

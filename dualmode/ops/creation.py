@@ -54,17 +54,17 @@ def full(shape: Any, fill_value: Any, dtype: Any = None) -> Tensor:
 
 def zeros(shape: Any, dtype: Any = specs.float32) -> Tensor:
     """A tensor of zeros."""
-    return full(shape, 0, dtype)
+    return full(shape, 0.0, dtype)
 
 
 def ones(shape: Any, dtype: Any = specs.float32) -> Tensor:
     """A tensor of ones."""
-    return full(shape, 1, dtype)
+    return full(shape, 1.0, dtype)
 
 
 def empty(shape: Any, dtype: Any = specs.float32) -> Tensor:
     """A tensor of `shape`; tensors are immutable, so it has a value: zeros."""
-    return full(shape, 0, dtype)
+    return full(shape, 0.0, dtype)
 
 
 def full_like(x: Any, fill_value: Any, dtype: Any = None) -> Tensor:

@@ -78,7 +78,7 @@ def print_(
     """
     if file not in ("stdout", "stderr"):
         raise ValueError(f"print: file is 'stdout' or 'stderr', not {file!r}")
-    dynamic = [hasattr(x, "dtype") for x in args]
+    dynamic = [hasattr(x, "shape") for x in args]
     texts = tuple(None if d else str(x) for x, d in zip(args, dynamic, strict=True))
     tensors = [convert(x) for x, d in zip(args, dynamic, strict=True) if d]
     PRINT(*tensors, texts=texts, sep=sep, end=end, summarize=summarize, file=file)

@@ -37,9 +37,10 @@ def to_shape(shape: Any) -> Shape:
     Raises:
         DTypeError: one is no integer.
     """
-    scalar = isinstance(shape, int | float) or getattr(shape, "ndim", None) == 0
+    if isinstance(shape, int | float) or getattr(shape, "ndim", None) == 0:
+        shape = (shape,)
     try:
-        return tuple(map(operator.index, (shape,) if scalar else shape))
+        return tuple(map(operator.index, shape))
     except TypeError as error:
         if isinstance(error, Error):  # a traced size
             raise
@@ -225,10 +226,10 @@ def permute_dims(x: Any, axes: Sequence[int]) -> Tensor:
     return PERMUTE_DIMS(x, axes=rules.normalize_axes(tuple(axes), x.ndim, "permute_dims"))
 
 
-def transpose(x: Any) -> Tensor:
-    """`x` with its axes in reverse order."""
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
+    """`x` with its axes in the order of `axes`, by default reversed."""
     x = convert(x)
-    return PERMUTE_DIMS(x, axes=tuple(range(x.ndim))[::-1])
+    return permute_dims(x, tuple(range(x.ndim))[::-1] if axes is None else axes)
 
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
