@@ -87,10 +87,17 @@ class _Running:
             globals={"call": step.call, "gc": gc, **names},
         )
         self._sync = step.sync
+        self._restore = step.snapshot()
         self._calls = 1
 
     def sample(self) -> float:
-        """Seconds per call of some calls in a row."""
+        """Seconds per call of some calls in a row.
+
+        Each sample trains on from the same state. Otherwise quick libraries would come much further
+        than slow ones, to where gradients vanish, and with denormal numbers each step is slower.
+        """
+        self._restore()
+        self.run(1)
         start = time.perf_counter()
         self._timer.timeit(self._calls)
         self._sync()
@@ -107,6 +114,8 @@ class _Running:
         return float(np.quantile(samples, quantile))
 
     def run(self, calls: int) -> None:
+        """Calls that are not timed."""
+        """Call it, untimed."""
         self._timer.timeit(calls)
         self._sync()
 
@@ -128,6 +137,7 @@ def resident() -> int:
 
 def _serve(connection: Connection, contestant: Contestant, threads: int) -> None:
     """Answer requests until the other end closes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print when they are imported
     if hasattr(os, "sched_setaffinity"):  # the only setting that all libraries obey
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     steps: dict[str, _Running] = {}
@@ -236,7 +246,7 @@ def _environment(threads: int) -> Iterator[None]:
     names = ("OMP", "OPENBLAS", "MKL", "DUALMODE")
     wanted = {f"{name}_NUM_THREADS": str(threads) for name in names}
     wanted |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    wanted |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}  # its defaults, silently
+
     saved = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dualmode as dm
@@ -62,4 +63,14 @@ def _training(workload: Training, mode: str) -> Step:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return loss
 
-    return Step(_mode(step, mode), tuple(map(dm.asarray, workload.data())))
+    def snapshot() -> Callable[[], None]:
+        state = [*model.variables, *optimizer.variables]
+        values = [v.numpy().copy() for v in state]
+
+        def restore() -> None:
+            for variable, value in zip(state, values, strict=True):
+                variable.assign(value)
+
+        return restore
+
+    return Step(_mode(step, mode), tuple(map(dm.asarray, workload.data())), snapshot=snapshot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,9 +73,17 @@ def _training(workload: Training) -> Step:
         state, loss = train(state, x, y)
         return loss
 
-    return Step(
-        step, tuple(map(jnp.asarray, workload.data())), lambda: jax.block_until_ready(state)
-    )
+    def snapshot() -> Callable[[], None]:
+        saved = jax.tree.map(jnp.copy, state)
+
+        def restore() -> None:
+            nonlocal state
+            state = jax.tree.map(jnp.copy, saved)
+
+        return restore
+
+    data = tuple(map(jnp.asarray, workload.data()))
+    return Step(step, data, lambda: jax.block_until_ready(state), snapshot)
 
 
 def _sgd(workload: Training) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,4 +64,13 @@ def _training(workload: Training, mode: str, threads: int) -> Step:
         optimizer.step()
         return loss.detach()
 
-    return Step(_mode(step, mode), (x, y))
+    def snapshot() -> Callable[[], None]:
+        weights, slots = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+
+        def restore() -> None:
+            model.load_state_dict(weights)
+            optimizer.load_state_dict(slots)
+
+        return restore
+
+    return Step(_mode(step, mode), (x, y), snapshot=snapshot)

@@ -26,11 +26,13 @@ class Step:
         call: runs it once; its result converts to a NumPy array.
         args: what `call` takes.
         sync: waits for all that `call` has started.
+        snapshot: remembers the state that `call` changes, and gives what restores it.
     """
 
     call: Callable[..., Any]
     args: tuple[Any, ...] = ()
     sync: Callable[[], Any] = lambda: None
+    snapshot: Callable[[], Callable[[], Any]] = lambda: lambda: None
 
 
 @dataclass(frozen=True)

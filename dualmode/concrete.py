@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.runtime.layout import MISS, Layout
 from dualmode_compiler.spec import Spec, default
 
@@ -233,6 +234,15 @@ class ConcreteFunction:
             for (k, _), new in zip(graph.updates, results[outputs:], strict=True):
                 state.mode.assign(held[k], new)
         return self._result.build(results[:outputs])
+
+    def explain(self) -> str:
+        """What one call runs, step by step: kernels, what each fuses, and calls back to NumPy."""
+        executable = self._function.executable
+        if isinstance(executable, Interpreter):
+            return f"{self.name}: {len(self.graph.nodes())} nodes, run one by one by NumPy"
+        from dualmode_compiler import driver
+
+        return driver.explain(executable)
 
     def __repr__(self) -> str:
         out = ", ".join(str(n.spec) for n in self.graph.outputs)

@@ -333,8 +333,8 @@ def _rate_holder(learning_rate: Rate, name: str) -> Rate:
     """A number as a float64 Variable, so that compiled steps see it change; others as they are."""
     if isinstance(learning_rate, Variable) or callable(learning_rate):
         return learning_rate
-    if not learning_rate >= 0:
-        raise ValueError(f"{name}: learning_rate must not be negative, got {learning_rate!r}")
+    if isinstance(learning_rate, str) or not learning_rate >= 0:
+        raise ValueError(f"{name}: learning_rate is a number of at least 0, got {learning_rate!r}")
     full = f"{name}/learning_rate"
     return Variable(float(learning_rate), trainable=False, name=full, dtype="float64")
 

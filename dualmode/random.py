@@ -97,6 +97,11 @@ class Generator:
         dtype = specs.dtype(dtype)
         if not dtype.is_integer:
             raise DTypeError(f"integers: {dtype} is not an integer type")
+        if not (isinstance(low, int | np.integer) and isinstance(high, int | np.integer)):
+            raise DTypeError(
+                f"integers: low and high are integers, got {low!r} and {high!r}; "
+                "the arguments are (shape, low, high)"
+            )
         limits = np.iinfo(dtype.numpy)
         if not limits.min <= low < high <= limits.max + 1 or high - low > 1 << 53:
             raise ValueError(f"integers: no range for {dtype}: low={low}, high={high}")

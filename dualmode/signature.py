@@ -17,6 +17,7 @@ from dualmode_compiler.spec import dtype as as_dtype
 from . import tree
 from .errors import DTypeError, locate
 from .op import state
+from .ops.shape import to_shape
 from .tensor import Tensor
 from .variable import Variable
 
@@ -34,8 +35,11 @@ def TensorSpec(shape: Any, dtype: Any = specs.float32) -> Spec:  # noqa: N802 - 
     Args:
         shape: sizes of the axes.
         dtype: a DType, its name, or what NumPy takes for one.
+
+    Raises:
+        DTypeError: a size is no integer; sizes have to be known.
     """
-    return Spec((shape,) if isinstance(shape, int) else shape, as_dtype(dtype))
+    return Spec(to_shape(shape), as_dtype(dtype))
 
 
 class Identity:

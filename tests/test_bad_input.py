@@ -84,6 +84,36 @@ ERRORS: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
         ShapeError,
         "sum: axis 2 is out of range for rank 2 (valid are -2 to 1)",
     ),
+    "unknown size": (
+        lambda: dm.TensorSpec((None, 3)),
+        (),
+        DTypeError,
+        "sizes and axes are integers, got (None, 3)",
+    ),
+    "batches": (
+        lambda x, y: x @ y,
+        (zeros(2, 3, 3), zeros(4, 3, 3)),
+        ShapeError,
+        "matmul: float32[2,3,3] @ float32[4,3,3]: the batch: shapes do not broadcast: ",
+    ),
+    "padding": (
+        lambda x: dm.pad(x, (1, 2, 3)),
+        (zeros(2, 2),),
+        ShapeError,
+        "pad: float32[2,2] needs (before, after) for each axis, got (1, 2, 3)",
+    ),
+    "depth": (
+        lambda x: dm.one_hot(x, -1),
+        (dm.asarray([0, 1]),),
+        ShapeError,
+        "one_hot: a negative depth, -1",
+    ),
+    "random integers": (
+        lambda: dm.random.randint(0, 10, (3,)),
+        (),
+        DTypeError,
+        "low and high are integers, got 10 and (3,); the arguments are (shape, low, high)",
+    ),
     "negative size": (
         lambda x: dm.zeros((2, -1)) + x,
         (1.0,),

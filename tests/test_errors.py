@@ -101,7 +101,7 @@ def test_settings_from_the_environment(tmp_path):
 
 
 def test_import_is_silent_and_loads_nothing_heavy(tmp_path):
-    heavy = "llvmlite", "ml_dtypes", "optree", "safetensors", "rich", "malt"
+    heavy = "llvmlite", "ml_dtypes", "optree", "safetensors"
     code = f"import sys, dualmode; print([m for m in {heavy} if m in sys.modules])"
     run = _run(tmp_path, code)
     assert (run.stdout.strip(), run.stderr) == ("[]", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def check(program: Program) -> None:
         np.testing.assert_allclose(b, a, rtol=relative, atol=relative * size, err_msg=f"v{k}")
 
 
+LONG = int(os.environ.get("DUALMODE_TEST_PROGRAMS", "3000"))  # programs of the slow test
 SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
@@ -47,7 +49,7 @@ def test_modes_agree(program: Program):
 
 
 @pytest.mark.slow
-@settings(SETTINGS, max_examples=3000, derandomize=False)
+@settings(SETTINGS, max_examples=LONG, derandomize=False)
 @given(programs())
 def test_modes_agree_at_length(program: Program):
     check(program)

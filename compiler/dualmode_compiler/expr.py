@@ -213,7 +213,7 @@ def _free(args: Iterable[Expr]) -> frozenset[Axis]:
 # --- constructors -----------------------------------------------------------------------------
 
 
-def const(value: Any, dtype: DType) -> Expr:
+def const(value: Any, dtype: DType) -> Const:
     """A literal of type `dtype`; `value` is rounded or wrapped to it as NumPy would."""
     if dtype.kind == "f":
         value = float(value)

@@ -448,6 +448,8 @@ def one_hot(indices: Any, depth: int, dtype: Any = specs.float32, axis: int = -1
     indices = convert(indices)
     if not indices.dtype.is_integer:
         raise DTypeError(f"one_hot: indices are integers, got {indices.spec}")
+    if depth < 0:
+        raise ShapeError(f"one_hot: a negative depth, {depth}")
     axis = rules.normalize_axes(axis, indices.ndim + 1, "one_hot")[0]
     ramp = creation.ARANGE(start=0, step=1, size=depth, dtype=int64)
     ramp = RESHAPE(ramp, shape=(depth, *(1,) * (indices.ndim - axis)))

@@ -41,7 +41,8 @@ def _matmul_infer(a: Spec, b: Spec, *, transpose_a: bool, transpose_b: bool) -> 
         flags = f" (transpose_a={transpose_a}, transpose_b={transpose_b})"
         note = flags if transpose_a or transpose_b else ""
         raise ShapeError(f"matmul: inner sizes differ: {a} @ {b} ({inner} vs {other}){note}")
-    batch = rules.broadcast_shapes("matmul", a.with_shape(a.shape[:-2]), b.with_shape(b.shape[:-2]))
+    rows = a.with_shape(a.shape[:-2]), b.with_shape(b.shape[:-2])
+    batch = rules.broadcast_shapes(f"matmul: {a} @ {b}: the batch", *rows)
     return a.with_shape((*batch, m, n))
 
 

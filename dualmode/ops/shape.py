@@ -422,9 +422,17 @@ def pad(x: Any, pad_width: Any, constant_values: float = 0) -> Tensor:
         x: any array.
         pad_width: (before, after) for each axis; one pair or one number holds for all axes.
         constant_values: a number; it is converted to the dtype of `x`.
+
+    Raises:
+        ShapeError: `pad_width` does not fit the axes, or is negative.
     """
     x = convert(x)
-    width = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2)).tolist()
+    try:
+        width = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2)).tolist()
+    except ValueError:
+        raise ShapeError(
+            f"pad: {x.spec} needs (before, after) for each axis, got {pad_width!r}"
+        ) from None
     low, high = (tuple(int(w[k]) for w in width) for k in (0, 1))
     return PAD(x, low=low, high=high, interior=(0,) * x.ndim, value=constant_values)
 
