@@ -171,7 +171,7 @@ def test_bad_gradients():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="learning_rate must not be negative"):
+    with pytest.raises(ValueError, match="learning_rate is a number of at least 0"):
         optim.SGD(-1.0)
     with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\]"):
         optim.SGD(momentum=2.0)

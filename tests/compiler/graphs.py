@@ -95,7 +95,7 @@ def check(
     expected = Interpreter(graph).run(arrays)
     actual = driver.compile(graph, host=host).run(arrays)
     for a, b in zip(arrays, before, strict=True):
-        np.testing.assert_array_equal(a, b, "an input was written to")
+        assert a.tobytes() == b.tobytes(), "an input was written to"
     for k, (a, b) in enumerate(
         zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True)
     ):
