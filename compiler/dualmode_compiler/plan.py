@@ -62,9 +62,24 @@ class _Order:
                 self.writer[b] = k
         for k, step in enumerate(steps):
             self._link(k, step)
-        effects = {s.node.uid: k for k, s in enumerate(steps) if _is_effect(s)}
-        for a, b in pairwise(sorted(effects)):
-            self.after[effects[a]].add(effects[b])
+        self.calls = {s.node.uid: k for k, s in enumerate(steps) if isinstance(s, HostCall)}
+        self._order_calls()
+
+    def _order_calls(self) -> None:
+        """Effects run in program order; other host calls after the effects before them, which may
+        be checks of their operands, unless those need the call's result."""
+        effects = [u for u, k in sorted(self.calls.items()) if _is_effect(self.steps[k])]
+        for a, b in pairwise(effects):
+            self.after[self.calls[a]].add(self.calls[b])
+        for uid, call in self.calls.items():
+            for u in effects:
+                if u < uid and uid not in effects and not self.reaches(call, self.calls[u]):
+                    self.after[self.calls[u]].add(call)
+
+    def before_write(self, state: Buffer) -> set[int]:
+        """What must run before `state` changes: its readers, and all host calls, since these may
+        fail, and then all states have to be as they were."""
+        return {*self.readers.get(state, ()), *self.calls.values()}
 
     def _link(self, k: int, step: Step) -> None:
         for b in step.reads():
@@ -165,11 +180,11 @@ class _Places:
         step = order.steps[writer]
         if not isinstance(step, Kernel) or not same_element(step, state, value):
             return False
-        readers = [r for r in order.readers.get(state, ()) if r != writer]
-        if any(order.reaches(writer, r) for r in readers):
+        before = order.before_write(state) - {writer}
+        if any(order.reaches(writer, b) for b in before):
             return False
-        for r in readers:
-            order.after[r].add(writer)
+        for b in before:
+            order.after[b].add(writer)
         self.places[value] = self.places[state]
         self.overwrites[k] = writer
         return True
@@ -183,7 +198,7 @@ class _Places:
             self.snapshots.append((place.at, len(order.steps) - 1))
             value = saved
         state = self.params[k]
-        order.append(Copy(value, state), before=order.readers.get(state, ()))
+        order.append(Copy(value, state), before=order.before_write(state))
         self.overwrites[k] = len(order.steps) - 1
 
     def _output(self, k: int, node: Node) -> None:
