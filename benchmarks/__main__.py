@@ -83,9 +83,7 @@ def _run(args: argparse.Namespace, peers: Sequence[str], threads: Sequence[int])
         if name in workloads.WORKLOADS:
             cases = workloads.WORKLOADS[name]
             for n in threads:
-                results += measure.run(
-                    name, cases, taking_part, n, seconds, rounds, args.quantile
-                )
+                results += measure.run(name, cases, taking_part, n, seconds, rounds, args.quantile)
         elif name == "import":
             measured += fresh.imports(taking_part, rounds)
         elif name == "first_call":

@@ -4,6 +4,9 @@ Each contestant lives in a process of its own, which has been told before its im
 threads and cores it may use. The processes take turns: a block of calls, then the library's threads
 are let come to rest, before the next one starts. So no library's spinning threads take a core from
 another's turn, and a disturbance from outside meets neighbours in time, whose ratio is taken.
+
+Calls are made as a program makes them, one after the other: what a library does asynchronously is
+waited for once, at the end of a sample. Garbage is collected as usual.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from .workloads import Step, Workload
 SAMPLE = 0.002  # seconds of a sample: short ones mostly escape what else the machine does
 STEPS_CHECKED = 5  # the results of the first calls, which must agree between contestants
 AGREEMENT = 1e-2
-STARTING = 600  # seconds after which a contestant that does not answer is given up
+PATIENCE = 600  # seconds after which a contestant that does not answer is killed
 
 
 @dataclass
@@ -115,7 +118,6 @@ class _Running:
 
     def run(self, calls: int) -> None:
         """Calls that are not timed."""
-        """Call it, untimed."""
         self._timer.timeit(calls)
         self._sync()
 
@@ -220,14 +222,14 @@ class Worker:
         return self._ask("growth", case, calls)
 
     def _ask(self, *request: Any) -> Any:
-        self._connection.send(request)
-        if not self._connection.poll(STARTING):
-            raise RuntimeError(f"no answer in {STARTING} s")
         try:
+            self._connection.send(request)
+            if not self._connection.poll(PATIENCE):
+                self._process.kill()
             status, answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self._process.join()
-            raise RuntimeError(f"ended with {self._process.exitcode}") from None
+            raise RuntimeError(f"its process ended with {self._process.exitcode}") from None
         if status == "error":
             raise RuntimeError(answer)
         return answer
@@ -244,19 +246,23 @@ class Worker:
 def _environment(threads: int) -> Iterator[None]:
     """What libraries read when they are imported, for processes started inside the block."""
     names = ("OMP", "OPENBLAS", "MKL", "DUALMODE")
-    wanted = {f"{name}_NUM_THREADS": str(threads) for name in names}
+    wanted: dict[str, str | None] = {f"{name}_NUM_THREADS": str(threads) for name in names}
     wanted |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-
+    wanted["PYTHONDONTWRITEBYTECODE"] = None  # first calls import, from byte code as installed
     saved = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    _set(wanted)
     try:
         yield
     finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _set(saved)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def run(

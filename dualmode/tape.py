@@ -9,7 +9,7 @@ Griewank and Walther, "Evaluating Derivatives", 2nd edition, 2008, chapter 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
@@ -222,24 +222,25 @@ def _backward(
 
     One sweep forward finds what the sources reach, one back follows that only.
     """
-    needed = {id(x) for x in sources}
+    keep = {id(x) for x in sources}
+    needed = set(keep)
     path: list[_Entry] = []
     for entry in entries:
-        if any(id(x) in needed for x in entry[0]):
+        if not needed.isdisjoint(map(id, entry[0])):
             needed.update(map(id, entry[1]))
             path.append(entry)
     grads: dict[int, Tensor] = {}
     for t, seed in zip(targets, seeds, strict=True):
         _accumulate(grads, t, seed)
-    keep = {id(x) for x in sources}
     while path:
         inputs, outputs, op, attrs, vjp = path.pop()
-        of_outputs = _take(grads, outputs, keep)
-        if all(g is None for g in of_outputs):
+        of_outputs = [_take(grads, y, keep) for y in outputs]
+        first = of_outputs[0]
+        if first is None and all(g is None for g in of_outputs):
             continue
         of_inputs: Sequence[Any] = of_outputs
         if op is not None and op.vjp is not None:
-            of_inputs = op.vjp(of_outputs[0], outputs[0], *inputs, **(attrs or {}))
+            of_inputs = op.vjp(first, outputs[0], *inputs, **(attrs or {}))
         elif vjp is not None:
             of_inputs = vjp(of_outputs)
         for x, g in zip(inputs, of_inputs, strict=True):
@@ -248,11 +249,10 @@ def _backward(
     return {key: g for key, g in grads.items() if key in keep}
 
 
-def _take(
-    grads: dict[int, Tensor], outputs: Iterable[Tensor], keep: set[int]
-) -> list[Tensor | None]:
-    """The gradients of `outputs`; those that nobody will ask for again are dropped."""
-    return [grads.get(id(y)) if id(y) in keep else grads.pop(id(y), None) for y in outputs]
+def _take(grads: dict[int, Tensor], y: Tensor, keep: set[int]) -> Tensor | None:
+    """The gradient of `y`; dropped if nobody will ask for it again."""
+    key = id(y)
+    return grads.get(key) if key in keep else grads.pop(key, None)
 
 
 def _accumulate(grads: dict[int, Tensor], x: Value, g: Tensor) -> None:

@@ -176,7 +176,7 @@ class Product:
             a = w.at(self.a, e.type, w.op("mul", row, g.a[0]))
             a = w.at(a, e.type, w.op("mul", k0, g.a[1]))
             if t.pack_a:
-                a = self._pack_panel(a, rows, length)
+                a = self._pack_panel(a, rows, is_tall, length)
             if self.scratch:
                 high = w.op("sub", p, p0) if self.stretches > 1 else "0"
                 c, ldc = w.at("%tile", e.type, w.op("mul", high, t.tallest * self.ldt)), self.ldt
@@ -207,14 +207,18 @@ class Product:
             target = w.at(target, e.type, w.op("mul", k, self.width))
             self._pack(t.pack_b, source, g.b, left, rows, target, self.width)
 
-    def _pack_panel(self, a: str, rows: str, length: str | int) -> str:
-        """A panel of A, by columns of `ldp` rows."""
+    def _pack_panel(self, a: str, rows: str, is_tall: str | None, length: str | int) -> str:
+        """A panel of A, by columns of `ldp` rows; `rows` of them exist."""
         w, e, g = self.w, self.e, self.g
         for first in range(0, self.ldp, e.lanes):
-            source = w.at(a, e.type, first * g.a[0])
-            left = str(int(rows) - first) if rows.isdigit() else w.op("sub", rows, first)
-            target = w.at("%panel", e.type, first)
-            self._pack(self.t.pack_a, source, (g.a[1], g.a[0]), left, length, target, self.ldp)
+            # the one row more of a tall panel may need a strip that the others have not
+            some = w.when(is_tall) if is_tall and first == self.t.rows else nullcontext()
+            with some:
+                source = w.at(a, e.type, first * g.a[0])
+                left = str(int(rows) - first) if rows.isdigit() else w.op("sub", rows, first)
+                target = w.at("%panel", e.type, first)
+                strides = (g.a[1], g.a[0])
+                self._pack(self.t.pack_a, source, strides, left, length, target, self.ldp)
         return "%panel"
 
     def _pack(

@@ -44,12 +44,8 @@ def vectorisable(nest: Nest, x: Reduce) -> bool:
     axis = x.bound[-1]
     if axis.extent < 3:
         return False
-    for e in walk([x.body]):
-        if isinstance(e, Load) and nest.stride(e.index[0], axis) not in (0, 1):
-            return False
-        if isinstance(e, Reduce) and axis in e.axes:
-            return False
-    return True
+    strides = (nest.stride(e.index[0], axis) for e in walk([x.body]) if isinstance(e, Load))
+    return all(s in (0, 1) for s in strides)
 
 
 class _Fold:
