@@ -181,7 +181,7 @@ def _panel(axis: Any, found: Sequence[Result]) -> None:
         names = [f"{r.contestant}, {r.case}" if len(cases) > 1 else r.contestant for r in rows]
         colours = ["C1" if r.contestant.startswith("dualmode") else "C0" for r in rows]
         axis.barh(names, [r.seconds * 1e6 for r in rows], color=colours)
-        axis.set(xscale="log", xlabel="us per call")
+        axis.set(xscale="log", xlabel="us per call", xlim=(rows[-1].seconds * 1e6 / 2, None))
         return
     for label in labels:
         mine = {r.case: r for r in found if r.contestant == label}

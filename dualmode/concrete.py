@@ -143,7 +143,7 @@ class ConcreteFunction:
         self.creates = bool(tracer.created)
         for variable, value in tracer.advanced:
             EAGER.assign(variable, value)
-        self._function = GraphFunction(self.graph, name)
+        self._function = GraphFunction(self.graph, self.name)
         self._entry: Any = None
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,18 +39,23 @@ FUNCTIONS: dict[str, str] = {
 REDUCTIONS = ("add", "mul", "maximum", "minimum", "and", "or", "argmax", "argmin")
 
 _table: dict[tuple[Any, ...], Expr] = {}
+_lock = threading.RLock()
 _serial = itertools.count()
 
 
 @contextmanager
 def fresh() -> Iterator[None]:
-    """A new intern table for the length of one compilation; expressions do not outlive it."""
+    """A new intern table for the length of one compilation; expressions do not outlive it.
+
+    One thread at a time has it; others wait.
+    """
     global _table
-    saved, _table = _table, {}
-    try:
-        yield
-    finally:
-        _table = saved
+    with _lock:
+        saved, _table = _table, {}
+        try:
+            yield
+        finally:
+            _table = saved
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -304,6 +310,14 @@ def affine(terms: Iterable[tuple[Expr, int]], constant: int = 0) -> Expr:
     total: dict[Expr, int] = {}
     for atom, coef in terms:
         total[atom] = total.get(atom, 0) + coef
+    for remainder, c in total.items():
+        if c and isinstance(remainder, Apply) and remainder.fn == "mod":
+            x, d = remainder.args
+            step, quotient = d.value if isinstance(d, Const) else 0, floordiv(x, d)
+            if step > 0 and total.get(quotient) == c * step:  # d * (x // d) + x % d --> x
+                rest = [t for t in total.items() if t[0] is not remainder and t[0] is not quotient]
+                parts, k = linear_terms(x)
+                return affine([*rest, *((a, c * n) for a, n in parts)], constant + c * k)
     kept = tuple(sorted(((a, c) for a, c in total.items() if c), key=lambda t: t[0].uid))
     if not kept:
         return const(constant, int64)

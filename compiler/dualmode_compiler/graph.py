@@ -132,12 +132,12 @@ running = _Running()
 
 
 def freeze(x: Any) -> Any:
-    """An attribute in hashable form: lists become tuples, arrays become `Literal`s."""
+    """An attribute in hashable form: lists become tuples, arrays `Literal`s, scalars numbers."""
     if isinstance(x, list | tuple):
         return tuple(freeze(v) for v in x)
     if isinstance(x, np.ndarray):
         return Literal(x)
-    return x
+    return x.item() if isinstance(x, np.generic) else x
 
 
 @dataclass(eq=False)

@@ -11,61 +11,61 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce
+from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce, operands
 from .graph import CONST, PARAM, Graph, Literal, Node, OpDef
+from .loops import walk
 from .spec import DTYPES, DType, Spec, dtype
 
+SHORT = 12  # characters of a part that is written out each time it occurs
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%"}
 _INFIX |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
 def show_expr(x: Expr) -> str:
-    """An expression in infix form; axes are named a, b, ... in order of creation."""
-    axes: list[Axis] = []
-    stack: list[Expr] = [x]
-    while stack:
-        e = stack.pop()
-        if isinstance(e, Axis):
-            axes.append(e)
-        elif isinstance(e, Reduce):
-            axes.extend(e.bound)
-            stack.append(e.body)
-        else:
-            stack.extend(_children(e))
-    names = {a: _axis_name(k) for k, a in enumerate(sorted(set(axes), key=lambda a: a.uid))}
-    return _show(x, names)
+    """An expression in infix form; axes are named a, b, ... in order of creation.
+
+    What occurs more than once has a name, unless it is short: (t0 * t0) where t0 = exp(x[a] + 1.0).
+    """
+    parts = list(walk([x]))
+    uses = Counter(c for e in parts for c in operands(e))
+    axes = {a for e in parts for a in (e.bound if isinstance(e, Reduce) else e.axes)}
+    names = {a: _axis_name(k) for k, a in enumerate(sorted(axes, key=lambda a: a.uid))}
+    texts: dict[Expr, str] = {}
+    shared: list[str] = []
+    for e in parts:
+        texts[e] = _show(e, names, texts)
+        if uses[e] > 1 and len(texts[e]) > SHORT:
+            shared.append(f"t{len(shared)} = {texts[e]}")
+            texts[e] = f"t{len(shared) - 1}"
+    return texts[x] + (f" where {', '.join(shared)}" if shared else "")
 
 
 def _axis_name(k: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[k] if k < 26 else f"a{k}"
 
 
-def _children(e: Expr) -> tuple[Expr, ...]:
-    from .expr import operands
-
-    return operands(e)
-
-
-def _show(x: Expr, names: Mapping[Axis, str]) -> str:
+def _show(x: Expr, names: Mapping[Axis, str], texts: Mapping[Expr, str]) -> str:
+    """`x`, given the texts of its operands."""
     if isinstance(x, Axis):
         return names[x]
     if isinstance(x, Const):
         return repr(x.value)
     if isinstance(x, Affine):
-        parts = [_show(a, names) if c == 1 else f"{c}*{_show(a, names)}" for a, c in x.terms]
+        parts = [texts[a] if c == 1 else f"{c}*{texts[a]}" for a, c in x.terms]
         return "(" + " + ".join([*parts, *([str(x.const)] if x.const else [])]) + ")"
     if isinstance(x, Load):
-        return f"{x.buffer}[{', '.join(_show(i, names) for i in x.index)}]"
+        return f"{x.buffer}[{', '.join(texts[i] for i in x.index)}]"
     if isinstance(x, Reduce):
         bound = ", ".join(f"{names[a]}<{a.extent}" for a in x.bound)
-        return f"{x.kind}({bound}: {_show(x.body, names)})"
+        return f"{x.kind}({bound}: {texts[x.body]})"
     assert isinstance(x, Apply)
-    args = [_show(a, names) for a in x.args]
+    args = [texts[a] for a in x.args]
     if x.fn in _INFIX:
         return f"({args[0]} {_INFIX[x.fn]} {args[1]})"
     kind = f".{x.dtype}" if x.fn in ("cast", "bitcast") else ""
@@ -76,8 +76,9 @@ def _show(x: Expr, names: Mapping[Axis, str]) -> str:
 
 
 def show(graph: Graph) -> str:
-    """The graph as text: one node a line, numbered from 0, inputs before users."""
-    nodes = [*graph.params, *(n for n in graph.nodes() if n.op is not PARAM)]
+    """The graph as text: one node a line, numbered from 0, inputs before users, effects in order."""
+    others = [n for n in graph.nodes() if n.op is not PARAM]
+    nodes = [*graph.params, *sorted(others, key=lambda n: n.uid)]
     names = {n: f"%{k}" for k, n in enumerate(nodes)}
     lines = [_line(n, names) for n in nodes]
     lines += [f"update {names[graph.params[k]]} = {names[n]}" for k, n in graph.updates]
@@ -103,7 +104,7 @@ def _attr(value: Any) -> str:
         return f"<{value.name}>"
     if isinstance(value, tuple):
         return "(" + ", ".join(_attr(v) for v in value) + ("," if len(value) == 1 else "") + ")"
-    return repr(value)
+    return repr(value).strip("()") if isinstance(value, complex) else repr(value)
 
 
 _SPEC = re.compile(r"(~?)(\w+)\[([\d,]*)\]$")
@@ -173,10 +174,11 @@ def parse_spec(text: str) -> Spec:
 
 def _split(text: str) -> list[str]:
     """At the commas outside of brackets and quotes."""
-    out, depth, start, quote = [], 0, 0, ""
+    out, depth, start, quote, escaped = [], 0, 0, "", False
     for k, c in enumerate(text):
         if quote:
-            quote = "" if c == quote and text[k - 1] != "\\" else quote
+            quote = "" if c == quote and not escaped else quote
+            escaped = c == "\\" and not escaped
         elif c in "'\"":
             quote = c
         elif c in "([<":

@@ -34,12 +34,8 @@ def graphs(
     """A graph of up to three inputs, two states and `steps` steps."""
     tracer = Tracer()
     with op.mode(tracer):
-        pool = [
-            tracer.param(_spec(draw, dtypes, sizes)) for _ in range(draw(st.integers(1, 3)))
-        ]
-        states = [
-            tracer.param(_spec(draw, dtypes, sizes)) for _ in range(draw(st.integers(0, 2)))
-        ]
+        pool = [tracer.param(_spec(draw, dtypes, sizes)) for _ in range(draw(st.integers(1, 3)))]
+        states = [tracer.param(_spec(draw, dtypes, sizes)) for _ in range(draw(st.integers(0, 2)))]
         first = len(pool)
         pool += states
         for _ in range(steps):
@@ -136,12 +132,16 @@ def _where(draw: Draw, pool: list[Tensor]) -> Tensor | None:
 
 def _cast(draw: Draw, pool: list[Tensor]) -> Tensor | None:
     x = _pick(draw, pool)
-    to = draw(st.sampled_from([d for d in DTYPES.values() if d.is_complex or not x.dtype.is_complex]))
+    to = draw(
+        st.sampled_from([d for d in DTYPES.values() if d.is_complex or not x.dtype.is_complex])
+    )
     return dm.cast(x, to)
 
 
 def _axes(draw: Draw, x: Tensor, least: int = 0) -> tuple[int, ...]:
-    axes = st.lists(st.integers(0, x.ndim - 1), min_size=least, unique=True) if x.ndim else st.just([])
+    axes = (
+        st.lists(st.integers(0, x.ndim - 1), min_size=least, unique=True) if x.ndim else st.just([])
+    )
     return tuple(draw(axes))
 
 

@@ -90,9 +90,7 @@ def run(executable: driver.Executable, graph: Graph, at_end: bool, shifted: bool
 Lengths = Sequence[int]
 
 
-def lengthwise(
-    fn: Callable[..., Any], *shapes: str, states: int = 0
-) -> Callable[[Lengths], Graph]:
+def lengthwise(fn: Callable[..., Any], *shapes: str, states: int = 0) -> Callable[[Lengths], Graph]:
     """A graph that applies `fn` to parameters of each length `n` that these specs name."""
 
     def graph(lengths: Lengths) -> Graph:

@@ -1,0 +1,157 @@
+"""Graphs: interning, order, deep and shared ones."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from ops import ADD, NEGATIVE, SHOW, TAGGED
+
+from dualmode_compiler.graph import CONST, PARAM, Graph, Literal, Node, freeze, topological
+from dualmode_compiler.interpret import Interpreter
+from dualmode_compiler.spec import Spec, float32, float64
+
+F3 = Spec((3,), float32)
+
+
+def test_equal_nodes_are_one():
+    g = Graph()
+    x, y = g.param(F3), g.param(F3)
+    assert g.add(ADD, [x, y]) is g.add(ADD, [x, y])
+    assert g.add(ADD, [x, y]) is not g.add(ADD, [y, x])
+    assert g.add(TAGGED, [x], {"a": 1}) is not g.add(TAGGED, [x], {"a": 2})
+    assert g.add(TAGGED, [x], {"a": 1, "b": 2}) is g.add(TAGGED, [x], {"b": 2, "a": 1})
+    assert x is not y
+
+
+def test_the_site_is_no_part_of_a_node():
+    g = Graph()
+    x = g.param(F3)
+    first = g.add(NEGATIVE, [x], site=("a.py", 1))
+    assert g.add(NEGATIVE, [x], site=("b.py", 2)) is first and first.site == ("a.py", 1)
+
+
+def test_a_weak_node_is_another():
+    g = Graph()
+    x = g.param(Spec((), float32))
+    strong = g.add(NEGATIVE, [x], spec=Spec((), float32))
+    assert g.add(NEGATIVE, [x], spec=Spec((), float32, weak=True)) is not strong
+
+
+def test_effects_are_never_merged():
+    g = Graph()
+    x = g.param(F3)
+    a, b = g.add(SHOW, [x]), g.add(SHOW, [x])
+    assert a is not b and g.effects == [a, b]
+    assert g.nodes() == [x, a, b]
+
+
+def test_constants_compare_by_content():
+    g = Graph()
+    zero = np.zeros(3, np.float32)
+    assert g.const(zero) is g.const(np.zeros(3, np.float32))
+    assert g.const(zero) is not g.const(-zero), "0.0 and -0.0 are two constants"
+    assert g.const(zero) is not g.const(np.zeros(3, np.int32)), "of the same bytes"
+    assert g.const(zero) is not g.const(np.zeros((3, 1), np.float32))
+    nan = np.full(2, np.nan, np.float32)
+    assert g.const(nan) is g.const(nan.copy())
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert g.const(turned.T) is g.const(np.ascontiguousarray(turned.T))
+
+
+def test_attributes_are_frozen():
+    g = Graph()
+    x = g.param(F3)
+    node = g.add(TAGGED, [x], {"shape": [1, [2, 3]], "at": np.arange(2), "n": np.float32(0.5)})
+    assert node.attr("shape") == (1, (2, 3))
+    assert isinstance(node.attr("at"), Literal)
+    assert type(node.attr("n")) is float
+    assert [k for k, _ in node.attrs] == ["at", "n", "shape"]
+    hash(node.attrs)
+    assert freeze((np.int64(3), "a", None)) == (3, "a", None)
+
+
+def test_inputs_come_before_users():
+    rng = random.Random(0)
+    for _ in range(50):
+        g = Graph()
+        pool = [g.param(F3) for _ in range(3)]
+        for _ in range(40):
+            pool.append(g.add(ADD, [rng.choice(pool), rng.choice(pool)]))
+        g.outputs = rng.sample(pool, 3)
+        seen: set[Node] = set()
+        for node in g.nodes():
+            assert seen.issuperset(node.inputs) and node not in seen
+            seen.add(node)
+        reached = set(g.outputs)
+        for node in sorted(pool, key=lambda n: -n.uid):
+            if node in reached:
+                reached.update(node.inputs)
+        assert seen == reached
+
+
+def test_a_chain_as_deep_as_memory_allows():
+    g = Graph()
+    x = g.param(F3)
+    y = x
+    for _ in range(100_000):
+        y = g.add(NEGATIVE, [y])
+    g.outputs = [y]
+    assert len(g.nodes()) == 100_001
+
+
+def test_a_node_with_many_inputs():
+    g = Graph()
+    x = g.param(F3)
+    inputs = [g.add(TAGGED, [x], {"k": k}) for k in range(5000)]
+    assert len(list(topological([g.add(TAGGED, inputs)]))) == 5002
+
+
+def test_sharing_is_walked_once():
+    g = Graph()
+    x = g.param(F3)
+    for _ in range(200):
+        x = g.add(ADD, [x, x])
+    assert len(list(topological([x]))) == 201
+
+
+def test_a_spec_that_does_not_fit_is_refused():
+    g = Graph()
+    with pytest.raises(TypeError, match=r"add: float32\[3\] and float64\[3\]"):
+        g.add(ADD, [g.param(F3), g.param(Spec((3,), float64))])
+
+
+def test_structural_nodes_are_not_computed():
+    with pytest.raises(TypeError, match="param nodes are not computed"):
+        PARAM.kernel()
+    with pytest.raises(TypeError, match="const nodes carry their own spec"):
+        CONST.infer()
+    with pytest.raises(TypeError, match="has no value"):
+        np.asarray(Graph().param(F3))
+
+
+def test_the_interpreter_drops_what_is_dead_and_keeps_results():
+    g = Graph()
+    x = g.param(F3)
+    a = g.add(NEGATIVE, [x])
+    b = g.add(ADD, [a, x])
+    g.outputs, g.updates = [a, b, x], [(0, b)]
+    array = np.arange(3, dtype=np.float32)
+    outputs, states = Interpreter(g).run([array])
+    np.testing.assert_array_equal(outputs, [-array, 0 * array, array])
+    np.testing.assert_array_equal(states, [0 * array])
+
+
+def test_the_interpreter_wants_one_array_for_each_parameter():
+    g = Graph()
+    g.param(F3)
+    with pytest.raises(ValueError, match="zip"):
+        Interpreter(g).run([])
+
+
+def test_serial_numbers_follow_creation():
+    g = Graph()
+    nodes = [g.param(F3) for _ in range(5)]
+    assert all(a.uid < b.uid for a, b in itertools.pairwise(nodes))
