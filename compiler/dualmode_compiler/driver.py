@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from .graph import Graph, running
 from .loops import HostCall, Kernel
 from .lower import lower
 from .plan import Plan, plan
-from .runtime import jit, pool
+from .runtime import entry_native, jit, pool
 from .runtime.entry import Entry
 from .runtime.layout import Layout
 
@@ -54,6 +55,7 @@ class Executable:
         with self._lock:
             if self._native is None or (slots is not None and slots != self._native.slots):
                 self._native = _Native(self, slots or _slots(self.graph))
+                _prepare().join()  # so that no thread of ours runs when the process forks later
             return self._native
 
     @property
@@ -163,7 +165,9 @@ class _Native:
             )
         self.size = first + len(self.constants)
         self.arena = self.plan.arena
-        machine = owner._stage("codegen", lambda: jit.compile_text(self.program.text, owner.host))
+        machine = owner._stage(
+            "codegen", lambda: jit.compile_texts(self.program.modules(), owner.host)
+        )
         self._library = owner._stage(
             "load", lambda: jit.load(machine, ["run"], pool.symbols() if self._threaded else {})
         )
@@ -236,7 +240,21 @@ def compile(graph: Graph, name: str = "graph", host: jit.Host | None = None) -> 
 
     Machine code is made at the first `bind` or `run`.
     """
+    _prepare()
     return Executable(graph, name, host)
+
+
+@cache
+def _prepare() -> threading.Thread:
+    """The thread that makes the code that all executables share, while the others go on."""
+
+    def make() -> None:
+        entry_native.prepare()
+        pool.symbols()
+
+    thread = threading.Thread(target=make, name="dualmode-prepare", daemon=True)
+    thread.start()
+    return thread
 
 
 def explain(executable: Executable) -> str:

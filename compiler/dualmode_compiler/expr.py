@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -353,12 +353,16 @@ def mul(a: Expr, b: Expr) -> Expr:
     return affine(((x, k * b.value) for x, k in terms), c * b.value)
 
 
-def substitute(x: Expr, mapping: dict[Expr, Expr]) -> Expr:
-    """`x` with the given subexpressions replaced. Bound axes are left alone unless mapped."""
+def substitute(x: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
+    """`x` with the given subexpressions replaced; axes that a reduction binds are left alone."""
     memo: dict[Expr, Expr] = dict(mapping)
+    moved = frozenset(a for a in mapping if isinstance(a, Axis))
+    whole = len(moved) == len(mapping)  # then parts without these axes stay as they are
     stack = [x]
     while stack:
         e = stack[-1]
+        if e not in memo and whole and e.axes.isdisjoint(moved):
+            memo[e] = e
         if e in memo:
             stack.pop()
             continue
@@ -368,11 +372,7 @@ def substitute(x: Expr, mapping: dict[Expr, Expr]) -> Expr:
             stack.extend(todo)
             continue
         stack.pop()
-        if isinstance(e, Reduce):
-            bound = [new if isinstance(new := mapping.get(a), Axis) else a for a in e.bound]
-            memo[e] = reduce(e.kind, bound, memo[e.body])
-        else:
-            memo[e] = rebuild(e, [memo[c] for c in children]) if children else e
+        memo[e] = rebuild(e, [memo[c] for c in children]) if children else e
     return memo[x]
 
 

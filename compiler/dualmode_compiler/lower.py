@@ -77,18 +77,41 @@ class Cluster:
 
 def cost(x: Expr, memo: dict[Expr, tuple[float, int]]) -> tuple[float, int]:
     """(additions to evaluate `x` once, nesting depth). Index arithmetic is free."""
+    if x in memo:
+        return memo[x]
     for e in walk([x]):
         if e in memo:
             continue
         parts = [memo[c] for c in expr.operands(e)]
-        total = sum(p[0] for p in parts)
+        total = sum(p[0] for p in parts) + _own_cost(e)
         depth = 1 + max((p[1] for p in parts), default=0)
-        if isinstance(e, Apply) and not (e.dtype is int64 and e.axes and expr.bounds(e)):
-            total += _COST.get(e.fn, 1)
-        elif isinstance(e, Reduce):
+        if isinstance(e, Reduce):
             total = (total + 1) * math.prod(a.extent for a in e.bound)
         memo[e] = total, depth
     return memo[x]
+
+
+def _own_cost(x: Expr) -> float:
+    if not isinstance(x, Apply) or (x.dtype is int64 and x.axes and expr.bounds(x)):
+        return 0
+    return _COST.get(x.fn, 1)
+
+
+def repeated_cost(x: Expr, fixed: frozenset[Axis], memo: dict[Expr, tuple[float, int]]) -> float:
+    """Additions to evaluate `x` again while the `fixed` axes stay: what depends on no others is
+    computed once, outside."""
+    total, seen, stack = 0.0, set[Expr](), [x]
+    while stack:
+        e = stack.pop()
+        if e in seen or e.axes <= fixed:
+            continue
+        seen.add(e)
+        if isinstance(e, Reduce):
+            total += cost(e, memo)[0]
+        else:
+            total += _own_cost(e)
+            stack.extend(expr.operands(e))
+    return total
 
 
 class Lowering:
@@ -219,12 +242,26 @@ def at(item: Lowered, value: Expr, index: Sequence[Expr]) -> Expr:
     }
     taken = _bound_axes(mapping.values())
     if taken:
-        mapping.update((a, Axis(a.extent)) for a in taken & _bound_axes([value]))
+        value = _rebound(value, taken)
     return expr.substitute(value, mapping) if mapping else value
 
 
 def _bound_axes(roots: Iterable[Expr]) -> set[Axis]:
     return {a for e in walk(roots) if isinstance(e, Reduce) for a in e.bound}
+
+
+def _rebound(x: Expr, taken: set[Axis]) -> Expr:
+    """`x` with new axes for those that its reductions bind and that are `taken`."""
+    memo: dict[Expr, Expr] = {}
+    for e in walk([x]):
+        if isinstance(e, Reduce):
+            new: dict[Expr, Expr] = {a: Axis(a.extent) for a in e.bound if a in taken}
+            bound = [new.get(a, a) for a in e.bound]
+            memo[e] = expr.reduce(e.kind, bound, expr.substitute(memo[e.body], new))
+        else:
+            args = [memo[c] for c in expr.operands(e)]
+            memo[e] = expr.rebuild(e, args) if args else e
+    return memo[x]
 
 
 class _Clusters:
@@ -289,7 +326,9 @@ class _Clusters:
                 return False
             outer = (set(item.axes[:k]) for k in range(len(item.axes)))
             hoisted = any(load.axes == axes for axes in outer)  # evaluated once, in an outer loop
-            if not hoisted and cost(inner, costs)[0] > RECOMPUTE:
+            pairs = zip(source.index, load.index, strict=True)
+            fixed = frozenset(a for a, i in pairs if isinstance(a, Axis) and a is i)
+            if not hoisted and repeated_cost(inner, fixed, costs) > RECOMPUTE:
                 return False
         return True
 
@@ -346,7 +385,8 @@ def _kernel(cluster: Cluster, needed: set[Buffer]) -> Kernel:
             offset = expr.ravel(item.index, item.buffer.spec.shape)
             value = flat(cluster.values[item.buffer])
             stores.append(Store(item.buffer, offset, value, len(item.axes)))
-    kernel = Kernel(f"k{cluster.order}", cluster.axes, stores, None, nodes)
+    axes = cluster.axes[: max((s.depth for s in stores), default=0)]
+    kernel = Kernel(f"k{cluster.order}", axes, stores, None, nodes)
     _collapse_reductions(kernel)
     collapse(kernel)
     if cluster.contraction:

@@ -1,6 +1,6 @@
 """Golden files: what the compiler made of a graph when somebody last looked at it and agreed.
 
-    UPDATE_GOLDEN=1 pytest tests/compiler     # writes them anew; then read the diff
+UPDATE_GOLDEN=1 pytest tests/compiler     # writes them anew; then read the diff
 """
 
 from __future__ import annotations

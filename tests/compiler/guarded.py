@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from graphs import Array, hosts, same, trace, values
 
 import dualmode as dm
 from dualmode.ops.shape import PAD
 from dualmode_compiler import driver
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.interpret import Interpreter
+from graphs import Array, hosts, same, trace, values
 
 PAGE = mmap.PAGESIZE
 POISON = 0xA5

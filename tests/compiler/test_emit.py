@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import graphs
-from graphs import REAL, check, hosts, trace, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dualmode as dm
+from drawing import graphs
 from dualmode.ops.shape import PAD
 from dualmode_compiler import driver
 from dualmode_compiler.runtime.jit import Host
 from dualmode_compiler.spec import DTYPES
+from graphs import REAL, check, hosts, trace, values
 
 ANY = {"suppress_health_check": list(HealthCheck)}
 on_every_host = pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import random
 
 import numpy as np
 import pytest
-from ops import ADD, NEGATIVE, SHOW, TAGGED
 
 from dualmode_compiler.graph import CONST, PARAM, Graph, Literal, Node, freeze, topological
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.spec import Spec, float32, float64
+from ops import ADD, NEGATIVE, SHOW, TAGGED
 
 F3 = Spec((3,), float32)
 

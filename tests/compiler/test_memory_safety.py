@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from graphs import hosts
 from guarded import CASES
 

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import graphs
-from golden import check_golden
-from graphs import same, trace, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ops import ADD, SHOW, SmallOp
 
 import dualmode as dm
+from drawing import graphs
 from dualmode_compiler import passes
 from dualmode_compiler.graph import CONST, Graph
 from dualmode_compiler.interpret import Interpreter
@@ -23,13 +20,19 @@ from dualmode_compiler.passes.simplify import simplify
 from dualmode_compiler.spec import Spec, float32
 from dualmode_compiler.text import show
 from dualmode_compiler.verify import verify
+from golden import check_golden
+from graphs import same, trace, values
+from ops import ADD, SHOW, SmallOp
 
 Cases = dict[str, tuple[Callable[..., Any], list[str]]]
 
 SIMPLIFY: Cases = {
     "x * 1 + 0": (lambda x: (x * 1.0 + 0.0) / 1.0, ["float32[3]"]),
     "x - 0 and 0 - x": (lambda x: [x - 0.0, 0.0 - x], ["float32[3]"]),
-    "a scalar that broadcasts is kept": (lambda x, s: s * dm.ones((3,)), ["float32[3]", "float32[]"]),
+    "a scalar that broadcasts is kept": (
+        lambda x, s: s * dm.ones((3,)),
+        ["float32[3]", "float32[]"],
+    ),
     "double negative": (lambda x: -(-x), ["int32[3]"]),
     "transposes meet": (lambda x: dm.transpose(dm.transpose(x)), ["float32[3,4]"]),
     "reshapes meet": (lambda x: dm.reshape(dm.reshape(x, (12,)), (3, 4)), ["float32[3,4]"]),
@@ -41,7 +44,10 @@ SIMPLIFY: Cases = {
         lambda x: dm.cast(dm.cast(dm.cast(x, "float64"), "float32"), "float32"),
         ["float16[3]"],
     ),
-    "a cast that loses is kept": (lambda x: dm.cast(dm.cast(x, "int32"), "float32"), ["float32[3]"]),
+    "a cast that loses is kept": (
+        lambda x: dm.cast(dm.cast(x, "int32"), "float32"),
+        ["float32[3]"],
+    ),
     "whole slices": (lambda x: x[:, :][...], ["float32[3,4]"]),
     "powers": (lambda x: x**2 + x**1, ["float32[3]"]),
     "where of one value": (lambda c, x: dm.where(c, x, x), ["bool[3]", "float32[3]"]),

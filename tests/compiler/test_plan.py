@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import graphs
-from graphs import check, trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dualmode as dm
+from drawing import graphs
 from dualmode_compiler import driver, expr, passes
 from dualmode_compiler.expr import Axis, Buffer
 from dualmode_compiler.graph import Graph
@@ -19,6 +18,7 @@ from dualmode_compiler.loops import Copy, HostCall, Kernel, Store
 from dualmode_compiler.lower import lower
 from dualmode_compiler.plan import ALIGN, Plan, plan, same_element
 from dualmode_compiler.spec import Spec, float32
+from graphs import check, trace
 
 Region = tuple[str, int, int]  # space, first byte, end
 

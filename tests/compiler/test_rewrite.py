@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ops import ADD, MULTIPLY, NEGATIVE, SHOW, SmallOp
 
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.rewrite import LIMIT, apply_rules, rebuild
 from dualmode_compiler.spec import Spec, float32, float64
 from dualmode_compiler.text import show
 from dualmode_compiler.verify import verify
+from ops import ADD, MULTIPLY, NEGATIVE, SHOW, SmallOp
 
 F2 = Spec((2,), float32)
 

@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import graphs
-from golden import check_golden
-from graphs import trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ops import OPS, SHOW, TAGGED
 
 import dualmode as dm
 import dualmode.ops
+from drawing import graphs
 from dualmode.op import Op
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Axis, Buffer
@@ -26,6 +23,9 @@ from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.spec import DTYPES, Spec, float16, float32, int64
 from dualmode_compiler.text import parse, parse_spec, show
 from dualmode_compiler.verify import verify
+from golden import check_golden
+from graphs import trace
+from ops import OPS, SHOW, TAGGED
 
 
 def _every_op() -> dict[str, Any]:
@@ -78,10 +78,14 @@ def test_traced_functions_round_trip(name: str):
 
 
 def test_a_parsed_graph_computes_the_same():
-    graph = trace(lambda x, y: [dm.softmax(x @ y), dm.sum(x, 0) > 0.0], "float32[3,4]", "float32[4,5]")
+    graph = trace(
+        lambda x, y: [dm.softmax(x @ y), dm.sum(x, 0) > 0.0], "float32[3,4]", "float32[4,5]"
+    )
     arrays = [np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((4, 5), np.float32)]
     for a, b in zip(
-        Interpreter(graph).run(arrays)[0], Interpreter(round_trip(graph)).run(arrays)[0], strict=True
+        Interpreter(graph).run(arrays)[0],
+        Interpreter(round_trip(graph)).run(arrays)[0],
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import Array, trace
 
 import dualmode as dm
 from dualmode_compiler import driver
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.runtime import pool
+from graphs import Array, trace
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops import ADD, NEGATIVE, SHOW, TAGGED
 
 from dualmode_compiler.graph import PARAM, Graph, Node
 from dualmode_compiler.spec import Spec, float32, float64, int32
 from dualmode_compiler.verify import InvalidGraph, verify
+from ops import ADD, NEGATIVE, SHOW, TAGGED
 
 F3 = Spec((3,), float32)
 

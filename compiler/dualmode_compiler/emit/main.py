@@ -11,6 +11,8 @@ from ..plan import Place, Plan
 from ..runtime.jit import Host
 from .kernel import Code, attributes, emit_kernel
 
+SHARE = 500  # lines of text that are worth a module of their own
+
 
 @dataclass(slots=True)
 class Slots:
@@ -25,21 +27,54 @@ class Slots:
 
 @dataclass(slots=True)
 class Program:
-    """The text of a module that defines `@run`.
+    """The text of a graph's code, of which `@run` is the entry.
 
     Attributes:
+        declarations: of intrinsics and the pool.
+        functions: definitions, `@run` last.
         calls: host calls by number, as the callback gets it.
         chunked: kernels that may run in parallel.
         work: estimated cost of one run, in additions.
     """
 
-    text: str
     calls: list[HostCall]
+    declarations: list[str] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
     chunked: int = 0
     kernels: int = 0
     work: float = 0
-    scratch: int = 0
-    names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All of it as one module."""
+        return "\n".join([*self.declarations, *self.functions])
+
+    def modules(self) -> list[str]:
+        """The same as modules of about equal length, which can be compiled at the same time."""
+        functions = [f for text in self.functions for f in _split(text)]
+        if sum(f.count("\n") for f in functions) < 2 * SHARE:
+            return [self.text]
+        parts: list[list[str]] = [[], []]
+        lengths = [0, 0]
+        for function in sorted(functions, key=len, reverse=True):
+            k = lengths.index(min(lengths))
+            parts[k].append(function.replace("define internal", "define", 1))
+            lengths[k] += len(function)
+        return [
+            "\n".join([*self.declarations, *map(_declare, other), *part])
+            for part, other in (parts, parts[::-1])
+        ]
+
+
+def _split(text: str) -> list[str]:
+    """The functions that `text` defines, one by one."""
+    return [f"{f}\n}}" for f in text.strip().removesuffix("\n}").split("\n}\n")]
+
+
+def _declare(function: str) -> str:
+    """The declaration of a function, from its definition."""
+    head = function[: function.index(")") + 1]
+    return head.replace("define", "declare", 1)
 
 
 class _Main:
@@ -53,7 +88,7 @@ class _Main:
         self.texts: list[str] = []
         self.helpers: dict[str, str] = {}
         self.declarations: set[str] = set()
-        self.program = Program("", [])
+        self.program = Program([])
 
     def emit(self) -> Program:
         for k, step in enumerate(self.plan.steps):
@@ -63,25 +98,17 @@ class _Main:
                 self._host(k, step)
             else:
                 self._copy(step)
-        self.program.text = self._text()
+        self.program.declarations = [
+            "declare void @dm_pool_run(ptr, ptr, i64)",
+            "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+            *sorted(self.declarations),
+        ]
+        self.program.functions = [*self.helpers.values(), *self.texts, self._run()]
         return self.program
 
-    def _text(self) -> str:
-        return "\n".join(
-            [
-                "declare void @dm_pool_run(ptr, ptr, i64)",
-                "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
-                *sorted(self.declarations),
-                *self.helpers.values(),
-                *self.texts,
-                f"define i32 @run(ptr %table) {attributes(self.host)} {{",
-                "entry:",
-                *self.head,
-                *self.body,
-                "  ret i32 0",
-                "}",
-            ]
-        )
+    def _run(self) -> str:
+        head = f"define i32 @run(ptr %table) {attributes(self.host)} {{"
+        return "\n".join([head, "entry:", *self.head, *self.body, "  ret i32 0", "}"])
 
     def _base(self, slot: int) -> str:
         if slot not in self.bases:

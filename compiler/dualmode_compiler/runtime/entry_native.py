@@ -22,6 +22,7 @@ from .layout import MISS, Layout, slot_offset
 
 _METH_FASTCALL = 0x80
 _NEW_FROM_DESCR, _NEW_COPY = 94, 85  # places in NumPy's C-API table, part of its ABI
+_lock = threading.Lock()
 
 
 class _MethodDef(Structure):
@@ -36,8 +37,18 @@ class _MethodDef(Structure):
 
 
 @cache
-def _library() -> jit.Library:
+def _compiled() -> jit.Library:
     return jit.load(jit.compile_text(TEXT), ["call", "acquire"])
+
+
+def _library() -> jit.Library:
+    with _lock:
+        return _compiled()
+
+
+def prepare() -> None:
+    """Make the machine code of the entry, if it is not there yet."""
+    _library()
 
 
 @cache

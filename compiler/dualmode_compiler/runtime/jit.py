@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -63,8 +66,21 @@ def host() -> Host:
     return Host(triple, llvm.get_host_cpu_name(), text, width, registers, "fma" in on or not x86)
 
 
-@cache
-def _machine(target: Host) -> Any:
+_idle: dict[Host, list[Any]] = {}
+
+
+@contextmanager
+def _machine(target: Host) -> Iterator[Any]:
+    """A target machine that no other thread has at the moment."""
+    idle = _idle.setdefault(target, [])
+    machine = idle.pop() if idle else _new_machine(target)
+    try:
+        yield machine
+    finally:
+        idle.append(machine)
+
+
+def _new_machine(target: Host) -> Any:
     return (
         _llvm()
         .Target.from_triple(target.triple)
@@ -81,7 +97,7 @@ def _machine(target: Host) -> Any:
 
 @cache
 def _lljit() -> Any:
-    return _llvm().create_lljit_compiler(_machine(host()))
+    return _llvm().create_lljit_compiler(_new_machine(host()))
 
 
 _names = itertools.count()
@@ -106,22 +122,69 @@ def compile_text(text: str, target: Host | None = None) -> bytes:
         RuntimeError: LLVM does not accept the text.
     """
     llvm = _llvm()
-    with _lock:
-        module = llvm.parse_assembly(text)
-        return _machine(target or host()).emit_object(module)
+    module = llvm.parse_assembly(text, llvm.create_context())
+    with _machine(target or host()) as machine:
+        return _emit(machine, module)
+
+
+def compile_texts(texts: list[str], target: Host | None = None) -> list[bytes]:
+    """`compile_text` of each, at the same time."""
+    if len(texts) == 1:
+        return [compile_text(texts[0], target)]
+    with ThreadPoolExecutor(len(texts)) as threads:
+        return list(threads.map(lambda text: compile_text(text, target), texts))
+
+
+def _emit(machine: Any, module: Any) -> bytes:
+    """`machine.emit_object(module)`, but for llvmlite's lock, which lets one thread at a time into
+    LLVM. Here the thread has a context and a machine of its own, which is what LLVM asks for."""
+    ffi = _llvm().ffi
+    message = ctypes.c_char_p()
+    code = _emitter()(machine._ptr, module._ptr, 1, ctypes.byref(message))
+    if not code:
+        return machine.emit_object(module)  # raises, with the message
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(code), ffi.lib.LLVMPY_GetBufferSize(code)
+        return ctypes.string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(code)
+
+
+@cache
+def _emitter() -> Any:
+    ffi = _llvm().ffi
+    emit = ctypes.CDLL(ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+    emit.argtypes = [
+        ffi.LLVMTargetMachineRef,
+        ffi.LLVMModuleRef,
+        ctypes.c_int,
+        ctypes.POINTER(ctypes.c_char_p),
+    ]
+    emit.restype = ffi.LLVMMemoryBufferRef
+    return emit
 
 
 def assembly(text: str, target: Host | None = None) -> str:
     """The assembly that LLVM generates for `text`, to read."""
-    return _machine(target or host()).emit_assembly(_llvm().parse_assembly(text))
+    with _machine(target or host()) as machine:
+        return machine.emit_assembly(_llvm().parse_assembly(text))
 
 
-def load(obj: bytes, exports: list[str], imports: dict[str, int] | None = None) -> Library:
-    """Object code into this process. `imports` gives addresses of symbols that it calls;
-    other undefined ones (memcpy, fmodf, ...) are looked up in the process."""
+def load(
+    objects: bytes | list[bytes], exports: list[str], imports: dict[str, int] | None = None
+) -> Library:
+    """Object code into this process; several objects may call one another.
+
+    Args:
+        exports: the functions whose addresses are wanted.
+        imports: addresses of symbols that the code calls; other undefined ones (memcpy, fmodf, ...)
+            are looked up in the process.
+    """
     llvm = _llvm()
     with _lock:
-        builder = llvm.JITLibraryBuilder().add_object_img(obj).add_current_process()
+        builder = llvm.JITLibraryBuilder().add_current_process()
+        for code in [objects] if isinstance(objects, bytes) else objects:
+            builder.add_object_img(code)
         for name, address in (imports or {}).items():
             builder.import_symbol(name, address)
         for name in exports:
