@@ -13,6 +13,7 @@ from typing import Any, Literal
 import dualmode as dm
 
 from .errors import DTypeError, ShapeError
+from .ops.crossentropy import sparse_softmax_cross_entropy
 
 Reduction = Literal["sum_over_batch_size", "sum", "none"] | None
 _EPSILON = 1e-7  # keeps probabilities away from 0 and 1, as Keras's backend epsilon does
@@ -87,11 +88,8 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
     """
     y_true, y_pred = dm.asarray(y_true), _floating(dm.asarray(y_pred))
     check_labels("sparse_categorical_crossentropy", y_true, y_pred)
-    classes = y_pred.shape[-1]
-    here = dm.expand_dims(y_true, axis=-1) == dm.arange(classes, dtype=y_true.dtype)
-    log_p = dm.sum(dm.where(here, _log_probabilities(y_pred, from_logits), 0.0), axis=-1)
-    known = (y_true >= 0) & (y_true < classes)
-    return dm.where(known, -log_p, math.nan)
+    logits = y_pred if from_logits else _log_probabilities(y_pred, from_logits)
+    return sparse_softmax_cross_entropy(logits, y_true)
 
 
 class Loss:

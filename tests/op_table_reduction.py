@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dualmode.ops import reduction, softmax
-from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs
+from dualmode.ops import crossentropy, reduction, softmax
+from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs, values
 from op_table import reduction_shape as shape
 
 some = partial(shape, empty=False)
@@ -70,6 +70,33 @@ def _total(x: Array, **attrs: Any) -> Array:
     return np.sum(x)
 
 
+def _labelled(draw: Draw, dtype: str, special: bool = True) -> tuple[list[Array], Attrs]:
+    """Logits and labels, some of them outside of the classes if `special`."""
+    *outer, classes = some(draw, 1)[0] or (3,)
+    logits = values(draw, (*outer, classes), dtype, (-4, 4), special=False)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    low, high = (-2, classes + 2) if special else (0, classes)
+    kind = draw(st.sampled_from(["int8", "int32", "int64", "uint8"]))
+    labels = rng.integers(max(low, 0 if kind == "uint8" else low), high, outer)
+    return [logits, labels.astype(kind)], {}
+
+
+_smooth_labelled = partial(_labelled, special=False)
+
+
+def _slope(logits: Array, labels: Array) -> Array:
+    p = np.exp(_log_softmax(logits, -1))
+    here = labels[..., None] == np.arange(logits.shape[-1])
+    known = here.any(-1, keepdims=True)
+    return np.where(known, p - here, np.nan)
+
+
+def _loss(logits: Array, labels: Array) -> Array:
+    here = labels[..., None] == np.arange(logits.shape[-1])
+    picked = np.where(here, _log_softmax(logits, -1), 0).sum(-1)
+    return np.where(here.any(-1), -picked, np.nan)
+
+
 ROWS = [
     Row(reduction.SUM, reduction.sum, _reduction(np.sum), 1, ALL, special=False,
         shapes=shape, attrs=axis_attrs, gradients=(0,)),
@@ -95,4 +122,11 @@ ROWS = [
         shapes=some, attrs=_softmax_axis, gradients=(0,), magnitude=_largest),
     Row(softmax.LOGSUMEXP, softmax.logsumexp, _logsumexp, 1, FLOATS, special=False,
         shapes=some, attrs=axis_attrs, gradients=(0,), magnitude=_largest),
+    Row(crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY, crossentropy.sparse_softmax_cross_entropy,
+        _loss, 2, FLOATS, inputs=_labelled, smooth_inputs=_smooth_labelled, gradients=(0,),
+        magnitude=lambda x, labels: np.full(labels.shape, 10.0)),
+    Row(crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE,
+        crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE, _slope, 2, FLOATS, inputs=_labelled,
+        smooth_inputs=_smooth_labelled, gradients=(0,),
+        magnitude=lambda x, labels: np.ones(x.shape)),
 ]  # fmt: skip

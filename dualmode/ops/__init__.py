@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..op import Op
 from . import (
     creation,
+    crossentropy,
     effects,
     elementwise,
     indexing,
@@ -20,7 +21,7 @@ from . import (
 )
 
 _MODULES = (
-    *(elementwise, logic, math, parts, reduction, softmax),
+    *(elementwise, logic, math, parts, reduction, softmax, crossentropy),
     *(shape, joining, indexing, creation, linalg, random, effects),
 )
 

@@ -64,7 +64,8 @@ class _Row:
         return expr.reduce("add", list(own.values()), expr.apply("exp", row - shift))
 
 
-def _row_of(i: Sequence[Expr], x: Reader, axis: Axes) -> _Row:
+def row_of(i: Sequence[Expr], x: Reader, axis: Axes) -> _Row:
+    """The row along `axis` that element `i` of `x` is in."""
     bound = {k: Axis(x.spec.shape[k]) for k in axis}
     return _Row(x, list(bound.values()), [bound.get(k, e) for k, e in enumerate(i)])
 
@@ -80,7 +81,7 @@ def _softmax_kernel(x: Array, axis: Axes) -> Array:
 
 
 def _softmax_lower(i: Sequence[Expr], out: Spec, x: Reader, *, axis: Axes) -> Expr:
-    row = _row_of(i, x, axis)
+    row = row_of(i, x, axis)
     y = expr.apply("exp", row.read(i) - row.largest) / row.total(row.largest)
     return expr.cast(y, out.dtype)
 
@@ -113,7 +114,7 @@ def _log_softmax_kernel(x: Array, axis: Axes) -> Array:
 
 
 def _log_softmax_lower(i: Sequence[Expr], out: Spec, x: Reader, *, axis: Axes) -> Expr:
-    row = _row_of(i, x, axis)
+    row = row_of(i, x, axis)
     y = row.read(i) - row.largest - expr.apply("log", row.total(row.largest))
     return expr.cast(y, out.dtype)
 
