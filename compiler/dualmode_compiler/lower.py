@@ -255,8 +255,8 @@ def _rebound(x: Expr, taken: set[Axis]) -> Expr:
     memo: dict[Expr, Expr] = {}
     for e in walk([x]):
         if isinstance(e, Reduce):
-            new: dict[Expr, Expr] = {a: Axis(a.extent) for a in e.bound if a in taken}
-            bound = [new.get(a, a) for a in e.bound]
+            bound = [Axis(a.extent) if a in taken else a for a in e.bound]
+            new: dict[Expr, Expr] = dict(zip(e.bound, bound, strict=True))
             memo[e] = expr.reduce(e.kind, bound, expr.substitute(memo[e.body], new))
         else:
             args = [memo[c] for c in expr.operands(e)]

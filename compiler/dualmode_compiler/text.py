@@ -76,7 +76,7 @@ def _show(x: Expr, names: Mapping[Axis, str], texts: Mapping[Expr, str]) -> str:
 
 
 def show(graph: Graph) -> str:
-    """The graph as text: one node a line, numbered from 0, inputs before users, effects in order."""
+    """The graph as text: one node a line, inputs before users, effects in their order."""
     others = [n for n in graph.nodes() if n.op is not PARAM]
     nodes = [*graph.params, *sorted(others, key=lambda n: n.uid)]
     names = {n: f"%{k}" for k, n in enumerate(nodes)}

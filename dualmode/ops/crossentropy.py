@@ -1,7 +1,7 @@
 """Cross-entropy of a softmax with class labels, as one op: the last step of most classifiers.
 
-Kernels and lower rules share the shift of `softmax`. A label outside of the classes gives NaN, in the
-loss and in its gradient, as TensorFlow's op of the same name does on GPUs.
+Kernels and lower rules share the shift of `softmax`. A label outside of the classes gives NaN, in
+the loss and in its gradient, as TensorFlow's op of the same name does on GPUs.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _unary(draw: Draw, pool: list[Tensor]) -> Tensor | None:
     if x.dtype.is_floating:
         names += ["isnan", "isfinite", "reciprocal"]
     y = getattr(dm, draw(st.sampled_from(names)))(x)
-    return _cyclic(y)
+    return _cyclic(dm.floor(y) if x.dtype.is_complex and y.dtype.is_floating else y)
 
 
 def _transcendental(draw: Draw, pool: list[Tensor]) -> Tensor | None:

@@ -1,6 +1,6 @@
 """Runs executables between guard pages: a read or write out of range kills the process.
 
-As a program it runs one case: `guarded.py name lengths hosts`; before each run it says what it does.
+As a program, `guarded.py name lengths hosts`, it runs one case, and says before each run how.
 """
 
 from __future__ import annotations

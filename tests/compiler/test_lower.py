@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import dualmode as dm
+from dualmode import debugging
 from dualmode_compiler import driver, expr, passes
 from dualmode_compiler.expr import Load, Reduce
 from dualmode_compiler.graph import Graph
@@ -174,12 +175,12 @@ def test_a_lowering_may_decline():
 
 def test_an_error_of_a_kernel_called_back_reaches_the_caller():
     def fn(x: Any) -> Any:
-        dm.debugging.assert_(x > 0.0, "positive values expected")
+        debugging.assert_greater(x, 0.0, "positive values")
         return x
 
     executable = driver.compile(trace(fn, "float32[2]"))
     executable.run([np.ones(2, np.float32)])
-    with pytest.raises(AssertionError, match="positive values expected"):
+    with pytest.raises(AssertionError, match="positive values: x > y expected"):
         executable.run([-np.ones(2, np.float32)])
     executable.run([np.ones(2, np.float32)])
 

@@ -33,7 +33,7 @@ SIMPLIFY: Cases = {
         lambda x, s: s * dm.ones((3,)),
         ["float32[3]", "float32[]"],
     ),
-    "double negative": (lambda x: -(-x), ["int32[3]"]),
+    "double negative": (lambda x: dm.negative(dm.negative(x)), ["int32[3]"]),
     "transposes meet": (lambda x: dm.transpose(dm.transpose(x)), ["float32[3,4]"]),
     "reshapes meet": (lambda x: dm.reshape(dm.reshape(x, (12,)), (3, 4)), ["float32[3,4]"]),
     "transposes join products": (
@@ -84,9 +84,9 @@ def _golden(cases: Cases, step: Callable[[Graph], Graph]) -> str:
 
 
 def _agree(before: Graph, after: Graph, arrays: list[Any]) -> None:
-    a, b = (sum(Interpreter(g).run(arrays), []) for g in (before, after))
-    for x, y in zip(a, b, strict=True):
-        same(x, y)
+    for a, b in zip(Interpreter(before).run(arrays), Interpreter(after).run(arrays), strict=True):
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
 
 
 def test_simplify():
