@@ -154,6 +154,47 @@ def test_expressions_are_what_python_computes(tree: Tree, extents: tuple[int, ..
             assert known[0] <= value <= known[1]
 
 
+def linear(constants: Any = st.integers(-9, 30)) -> st.SearchStrategy[Tree]:
+    """A sum of axes with coefficients that share factors, as addresses have them."""
+    coefficients = st.sampled_from([1, 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60, -1, -5, -12])
+    terms = [st.tuples(st.just("*"), st.just(("axis", k)), coefficients) for k in range(3)]
+    return st.tuples(st.lists(st.sampled_from(range(3)), min_size=1), *terms, constants).map(
+        lambda t: _sum([t[1 + k] for k in t[0]] + [("const", t[-1])])
+    )
+
+
+def _sum(parts: list[Tree]) -> Tree:
+    total = parts[0]
+    for p in parts[1:]:
+        total = ("+", total, p)
+    return total
+
+
+DIVISORS = st.sampled_from([2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60])
+
+
+@settings(max_examples=400)
+@given(linear(), DIVISORS, DIVISORS, st.integers(-2, 2), st.integers(-12, 60), EXTENTS)
+def test_division_of_sums(
+    tree: Tree, d: int, e: int, low: int, high: int, extents: tuple[int, ...]
+):
+    """Quotients and remainders of one sum, on their own, nested, and put together again."""
+    quotient, remainder = ("//", tree, d), ("%", tree, d)
+    joined = ("+", ("*", quotient, d * low), ("*", remainder, low))
+    other = ("+", ("*", quotient, high), ("*", remainder, low))
+    found = [quotient, remainder, ("//", quotient, e), ("%", quotient, e), ("//", remainder, e)]
+    with expr.fresh():
+        axes = [Axis(n) for n in extents]
+        for t in (*found, joined, other):
+            x = build(t, axes)
+            known = expr.bounds(x)
+            assert known is not None
+            for at in itertools.product(*map(range, extents)):
+                value = evaluate(x, dict(zip(axes, at, strict=True)))
+                assert value == expected(t, list(at))
+                assert known[0] <= value <= known[1]
+
+
 @settings(max_examples=200)
 @given(trees(), trees(), EXTENTS, EXTENTS)
 def test_substitution_of_an_axis(
@@ -257,6 +298,9 @@ def test_equal_expressions_are_one():
         (lambda i, j: (j - 4) // 5, "(((b + 1) // 5) + -1)"),
         (lambda i, j: (j + 5) // 5, "1"),
         (lambda i, j: i // 1, "a"),
+        (lambda i, j: ((i + 3) % 5) // 5, "0"),
+        (lambda i, j: (i // 3) * 3 + i % 3, "a"),
+        (lambda i, j: (i // 3) * 4 + i % 3, "(4*(a // 3) + (a % 3))"),
     ],
 )
 def test_division_is_simplified_by_what_is_known(make: Any, text: str):

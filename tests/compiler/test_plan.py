@@ -90,8 +90,28 @@ def test_no_live_buffers_overlap(data: st.DataObject):
 
 
 F = "float32[7]"
+NUMBERS = st.lists(st.integers(0, 3), min_size=4, max_size=4)
+
+
+@settings(max_examples=200)
+@given(NUMBERS, st.lists(st.integers(0, 5), min_size=4, max_size=4), st.lists(st.integers(0, 7)))
+def test_states_take_each_others_values(new: list[int], how: list[int], outputs: list[int]):
+    """Every state takes another's old value, its own, or one that is computed from both."""
+
+    def fn(*states: Any) -> Any:
+        def value(k: int) -> Any:
+            x, y = states[k], states[new[k]]
+            return [y, y, y, x, x - y, dm.flip(y)][how[k]]
+
+        values = [*states, *map(value, range(4))]
+        return values[4:], [values[k] for k in outputs]
+
+    planned(trace(fn, *[F] * 4, states=4))
+
+
 UPDATES: dict[str, tuple[Any, list[str], int]] = {
-    "swap": (lambda a, b: ([b, a], [a, b, a + b]), [F, F], 2),
+    "swap": (lambda a, b: ([b, a], []), [F, F], 2),
+    "swap and read": (lambda a, b: ([b, a], [a, b, a + b]), [F, F], 2),
     "rotate": (lambda a, b, c: ([b, c, a], [a, b, c]), [F, F, F], 3),
     "broadcast": (lambda a, b, c: ([b, b, b], [a, b, c]), [F, F, F], 3),
     "mixed": (lambda a, b, c: ([b, a + b, a], [a, b, c, c]), [F, F, F], 3),

@@ -73,7 +73,10 @@ _idle: dict[Host, list[Any]] = {}
 def _machine(target: Host) -> Iterator[Any]:
     """A target machine that no other thread has at the moment."""
     idle = _idle.setdefault(target, [])
-    machine = idle.pop() if idle else _new_machine(target)
+    try:
+        machine = idle.pop()
+    except IndexError:  # asked first, another thread could take it in between
+        machine = _new_machine(target)
     try:
         yield machine
     finally:
