@@ -154,13 +154,13 @@ def test_expressions_are_what_python_computes(tree: Tree, extents: tuple[int, ..
             assert known[0] <= value <= known[1]
 
 
-def linear(constants: Any = st.integers(-9, 30)) -> st.SearchStrategy[Tree]:
+def linear() -> st.SearchStrategy[Tree]:
     """A sum of axes with coefficients that share factors, as addresses have them."""
     coefficients = st.sampled_from([1, 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60, -1, -5, -12])
     terms = [st.tuples(st.just("*"), st.just(("axis", k)), coefficients) for k in range(3)]
-    return st.tuples(st.lists(st.sampled_from(range(3)), min_size=1), *terms, constants).map(
-        lambda t: _sum([t[1 + k] for k in t[0]] + [("const", t[-1])])
-    )
+    return st.tuples(
+        st.lists(st.sampled_from(range(3)), min_size=1), *terms, st.integers(-9, 30)
+    ).map(lambda t: _sum([t[1 + k] for k in t[0]] + [("const", t[-1])]))
 
 
 def _sum(parts: list[Tree]) -> Tree:
