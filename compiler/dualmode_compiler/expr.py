@@ -367,9 +367,9 @@ def substitute(x: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
             stack.pop()
             continue
         children = operands(e)
-        todo = [c for c in children if c not in memo]
-        if todo:
-            stack.extend(todo)
+        missing = [c for c in children if c not in memo]
+        if missing:
+            stack.extend(missing)
             continue
         stack.pop()
         memo[e] = rebuild(e, [memo[c] for c in children]) if children else e

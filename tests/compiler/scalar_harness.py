@@ -28,9 +28,9 @@ def _value(w: Writer, root: Expr, known: dict[Expr, str], lanes: int) -> str:
             assert isinstance(e, Apply), e
             wide = vmath.expand(e)
             needed = e.args if wide is e else (wide,)
-            todo = [a for a in needed if a not in known]
-            if todo:
-                stack.extend(reversed(todo))
+            missing = [a for a in needed if a not in known]
+            if missing:
+                stack.extend(reversed(missing))
                 continue
             if wide is not e:
                 known[e] = known[wide]

@@ -11,7 +11,8 @@ from ..expr import Axis, Buffer, Expr, Load, Reduce
 from ..loops import Contraction, Kernel, Store, walk
 from ..runtime.jit import Host
 from .instructions import memory_type
-from .nest import Nest, Value, iota, mask_text
+from .levels import Value, iota, mask_text
+from .nest import Nest
 from .resident import Row, resident_rows
 
 PARALLEL = 1 << 18  # work, in additions, from which a kernel is cut into chunks

@@ -9,7 +9,8 @@ from ..expr import Apply, Axis, Expr, Load, Reduce, int64
 from ..loops import walk
 from ..spec import DType, bool_
 from .instructions import apply, literal, register_type
-from .nest import ACCUMULATORS, UNROLL, Nest, Value, mask_text
+from .levels import UNROLL, Value, mask_text
+from .nest import ACCUMULATORS, Nest
 
 
 def identity(kind: str, dtype: DType) -> bool | int | float:
