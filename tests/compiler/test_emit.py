@@ -117,6 +117,22 @@ def test_integers_wrap(name: str, host: Host):
     check(trace(several, x), [x], host=host)
 
 
+@on_every_host
+@pytest.mark.parametrize("name", REAL)
+def test_extremes_of_one_sign(name: str, host: Host):
+    """What a reduction starts from must not win, whatever the length."""
+    kind = DTYPES[name].kind
+
+    def several(x: Any) -> list[Any]:
+        over = [f(x, axis) for f in (dm.max, dm.min, dm.argmax, dm.argmin) for axis in (0, 1)]
+        return [*over, dm.max(x), dm.min(x)] if kind != "b" else [dm.any(x, 1), dm.all(x, 1)]
+
+    for n in (1, 3, 17, 40):
+        for sign in (1, -1) if kind in "if" else (1,):
+            x = (sign * np.arange(2, 2 + 3 * n).reshape(3, n)).astype(DTYPES[name].numpy)
+            check(trace(several, x), [x], host=host)
+
+
 def test_int64_arithmetic_wraps_and_is_not_index_algebra():
     x = np.array([2**62, -(2**62), 2**63 - 1, -(2**63), 3])
     big = np.int64(2**63 - 1)

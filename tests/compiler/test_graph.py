@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from dualmode_compiler.graph import CONST, PARAM, Graph, Literal, Node, freeze, topological
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.spec import Spec, float32, float64
-from ops import ADD, NEGATIVE, SHOW, TAGGED
+from ops import ADD, NEGATIVE, SHOW, TAGGED, SmallOp
 
 F3 = Spec((3,), float32)
 
@@ -59,6 +61,14 @@ def test_constants_compare_by_content():
     assert g.const(nan) is g.const(nan.copy())
     turned = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert g.const(turned.T) is g.const(np.ascontiguousarray(turned.T))
+
+
+def test_literals_differ_in_shape_and_type():
+    zero = Literal(np.zeros(3, np.float32))
+    assert zero == Literal(np.zeros(3, np.float32))
+    for other in (np.zeros((3, 1), np.float32), np.zeros(3, np.int32), np.zeros(2, np.float32)):
+        assert zero != Literal(other)
+    assert zero != 0
 
 
 def test_attributes_are_frozen():
@@ -132,7 +142,26 @@ def test_structural_nodes_are_not_computed():
         np.asarray(Graph().param(F3))
 
 
-def test_the_interpreter_drops_what_is_dead_and_keeps_results():
+def test_the_interpreter_drops_a_value_after_its_last_reader():
+    made: list[Any] = []
+    alive: list[int] = []
+
+    def kernel(x: Any) -> Any:
+        alive.append(sum(r() is not None for r in made))
+        out = x + 1
+        made.append(weakref.ref(out))
+        return out
+
+    g = Graph()
+    y = g.param(F3)
+    for _ in range(5):
+        y = g.add(SmallOp("next", kernel=kernel), [y])
+    g.outputs = [y]
+    Interpreter(g).run([np.zeros(3, np.float32)])
+    assert alive == [0, 1, 1, 1, 1]
+
+
+def test_the_interpreter_keeps_results():
     g = Graph()
     x = g.param(F3)
     a = g.add(NEGATIVE, [x])

@@ -162,6 +162,11 @@ UPDATES: dict[str, tuple[Any, list[str], int]] = {
         ["float32[65,65]", "float32[40,65]"],
         1,
     ),
+    "a new value that does not read the old": (
+        lambda v, g: ([g * 2.0], [v * 3.0 + g * 2.0]),
+        [F, F],
+        1,
+    ),
     "by the host": (
         lambda a: ([dm.cumulative_sum(a)], [a, dm.cumulative_sum(a + 1.0)]),
         [F],

@@ -109,7 +109,22 @@ def test_effects_are_printed_in_order():
 
 ATTRIBUTES = [
     *(True, None, 3, -7, 0.5, -0.0, 1e300, 1 + 2j, 1j, -1.5 - 2j, (), (1,), (1, (2, (3,)))),
-    *("", "a, b", "(", "<", "it's", '"', "%3", "back\\", "back\\\\'", "a\nb", "k=1", "é): int8[]"),
+    *(
+        "",
+        "a, b",
+        "(",
+        "<",
+        "it's",
+        '"',
+        "%3",
+        "back\\",
+        "it's \"",
+        "'\", b",
+        "back\\\\'",
+        "a\nb",
+        "k=1",
+        "é): int8[]",
+    ),
     *(float32, (float32, "x"), float("inf"), -float("inf"), (True, None, "a", 1.5)),
 ]
 
