@@ -452,6 +452,7 @@ def test_products_of_views(host: Host):
             dm.transpose(x) @ x,
             x @ dm.transpose(x),
         ]
+        out += [dm.exp(x * 0.0)[:, 5:] @ w[5:], dm.transpose(x @ dm.exp(w * 0.0)[:, 7:])]
         return [*out, dm.reshape(dm.reshape(x, (20, 100)) @ dm.reshape(w, (100, 30)), (60, 10))]
 
     check(trace(several, "float32[40,50]", "float32[50,60]"), host=host)
@@ -496,6 +497,22 @@ def test_chunks_of_a_long_vector(n: int):
         return [*out, dm.flip(x) + 1.0, dm.cast(x, "int8")]
 
     check(trace(several, f"float32[{n}]"))
+
+
+@on_every_host
+def test_a_last_chunk_that_is_only_a_tail(host: Host):
+    """In place, where computing an element twice shows."""
+    n = 31 * 1984 + 3
+
+    def fn(v: Any) -> Any:
+        y = v
+        for _ in range(6):
+            y = dm.sin(y)
+        return [v * 2.0 + y * 0.0], []
+
+    graph = trace(fn, f"float32[{n}]", states=1)
+    assert driver.compile(graph, host=host).native().program.chunked
+    check(graph, host=host)
 
 
 @on_every_host
