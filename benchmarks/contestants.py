@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .workloads import Dispatch, Gemm, Kind, Training, Workload
+from .workloads import Dispatch, Gemm, Kind, Nested, Training, Workload
 
 PEERS = ("numpy", "torch", "torch-compile", "jax", "tensorflow")
 DEFAULT_PEERS = ("numpy", "torch", "jax", "tensorflow")
@@ -36,15 +36,16 @@ class Contestant:
         return self.kind in workload.kinds and isinstance(workload, self.runs)
 
 
-OUR_EAGER = Contestant("dualmode eager", "", "dualmode", "ours", "eager", "eager")
-OUR_COMPILED = Contestant("dualmode compiled", "", "dualmode", "ours", "compiled", "compiled")
+_ALL = (Training, Gemm, Dispatch, Nested)
+OUR_EAGER = Contestant("dualmode eager", "", "dualmode", "ours", "eager", "eager", _ALL)
+OUR_COMPILED = Contestant("dualmode compiled", "", "dualmode", "ours", "compiled", "compiled", _ALL)
 CONTESTANTS = (
     OUR_EAGER,
     OUR_COMPILED,
     Contestant("numpy", "numpy", "numpy", "peers_numpy", "eager", "eager", (Gemm, Dispatch)),
     Contestant("torch eager", "torch", "torch", "peers_torch", "eager", "eager"),
     Contestant("torch.compile", "torch-compile", "torch", "peers_torch", "compile", "compiled"),
-    Contestant("jax.jit", "jax", "jax", "peers_jax", "jit", "compiled"),
+    Contestant("jax.jit", "jax", "jax", "peers_jax", "jit", "compiled", _ALL),
     Contestant("tf eager", "tensorflow", "tensorflow", "peers_tensorflow", "eager", "eager"),
     Contestant("tf.function", "tensorflow", "tensorflow", "peers_tensorflow", "graph", "compiled"),
     Contestant("tf XLA", "tensorflow", "tensorflow", "peers_tensorflow", "xla", "compiled"),

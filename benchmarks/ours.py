@@ -7,7 +7,7 @@ from typing import Any
 
 import dualmode as dm
 
-from .workloads import Dispatch, Gemm, Step, Training, Workload
+from .workloads import Dispatch, Gemm, Nested, Step, Training, Workload
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -19,7 +19,16 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
         case Dispatch():
             x, y = map(dm.asarray, workload.data())
             return Step(_mode(dm.add, mode), (x, y))
+        case Nested():
+            trees = dm.tree.map(dm.asarray, workload.data())
+            return Step(_mode(_of_trees, mode), tuple(trees))
     raise TypeError(workload)
+
+
+def _of_trees(
+    a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any
+) -> Any:
+    return a["w"] + j["b"]
 
 
 def _mode(call: Any, mode: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .workloads import Dispatch, Gemm, Step, Training, Workload
+from .workloads import Dispatch, Gemm, Nested, Step, Training, Workload
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -19,6 +19,9 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
             return _gemm(workload)
         case Dispatch():
             return _call(jnp.add, *map(jnp.asarray, workload.data()))
+        case Nested():
+            trees = jax.tree.map(jnp.asarray, workload.data())
+            return _call(lambda *trees: trees[0]["w"] + trees[-1]["b"], *trees)
     raise TypeError(workload)
 
 

@@ -118,6 +118,18 @@ class Dispatch(Workload):
         return x, x + 1
 
 
+@dataclass(frozen=True)
+class Nested(Workload):
+    """The same with ten arguments, each of them a structure of tensors."""
+
+    def data(self) -> list[Any]:
+        """Dicts, lists and tuples of float32[4, 4]; the first holds "w", the last "b"."""
+        x = np.arange(16, dtype=np.float32).reshape(4, 4)
+        trees: list[Any] = [{"w": x, "b": x}, [x, x], (x, {"k": x}), ((x, x), x), {"a": [x]}]
+        trees += [[[x], (x,)], {"q": {"r": x, "s": x}}, (x, x, x), [x, [x, [x]]], {"b": x + 1}]
+        return trees
+
+
 def _gemm(m: int, n: int, k: int, transposed: str = "") -> Gemm:
     name = f"{m}x{n}x{k}" + (f" {transposed.upper()}ᵀ" if transposed else "")
     return Gemm(
@@ -141,7 +153,11 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "iris": (IRIS,),
     "mnist_mlp": (MNIST_MLP,),
     "wide_mlp": (WIDE_MLP,),
-    "dispatch": (Dispatch("add 4x4", kinds=("eager",)), Dispatch("x + y 4x4", kinds=("compiled",))),
+    "dispatch": (
+        Dispatch("add 4x4", kinds=("eager",)),
+        Dispatch("x + y 4x4", kinds=("compiled",)),
+        Nested("x + y of ten trees", kinds=("compiled",)),
+    ),
     "gemm": (
         *(_gemm(n, n, n) for n in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)),
         _gemm(64, 256, 784),
@@ -158,6 +174,6 @@ ABOUT = {
     "iris": "training step, 3-32-1 with relu, batch 10, Adam, mean squared error",
     "mnist_mlp": "training step, 784-256-128-10, batch 64, Adam, softmax cross-entropy",
     "wide_mlp": "training step, 512-1024-1024-512, batch 128, Adam, mean squared error",
-    "dispatch": "what a call costs: an eager add of 4x4, a compiled function of two 4x4",
+    "dispatch": "what a call costs: an eager add of 4x4, a compiled one, one of ten structures",
     "gemm": "float32 matrix products, m x n x k",
 }

@@ -33,9 +33,13 @@ from dualmode_compiler.spec import (
     uint64,
 )
 
-from . import config, errors
+from . import autograph, config, errors
+from .autograph.iterables import Range as range  # noqa: N813 - called like the array API's
+from .control import cond, fori_loop, map_fn, scan, switch_case, while_loop
 from .eager import Eager as _Eager
+from .forward import ForwardAccumulator
 from .function import function, run_functions_eagerly
+from .host import numpy_function, py_function
 from .op import state as _state
 from .ops.creation import (
     arange,
@@ -173,13 +177,28 @@ from .signature import TensorSpec
 from .tape import GradientTape
 from .tensor import Tensor
 from .tracer import init_scope
+from .transforms import (
+    custom_gradient,
+    grad,
+    hessian,
+    hvp,
+    jacfwd,
+    jacobian,
+    jacrev,
+    jvp,
+    remat,
+    value_and_grad,
+    vjp,
+)
 from .variable import Variable
+from .vmap import vectorized_map, vmap
 
 if _TYPE_CHECKING:
     from . import data, datasets, debugging, losses, metrics, nn, optim, random, train
 
 __all__ = [
     "DType",
+    "ForwardAccumulator",
     "GradientTape",
     "Tensor",
     "TensorSpec",
@@ -195,6 +214,7 @@ __all__ = [
     "astype",
     "atan",
     "atan2",
+    "autograph",
     "bfloat16",
     "bitwise_and",
     "bitwise_invert",
@@ -212,12 +232,14 @@ __all__ = [
     "complex64",
     "complex128",
     "concat",
+    "cond",
     "config",
     "conj",
     "constant",
     "cos",
     "cosh",
     "cumulative_sum",
+    "custom_gradient",
     "data",
     "datasets",
     "debugging",
@@ -241,13 +263,17 @@ __all__ = [
     "float64",
     "floor",
     "floor_divide",
+    "fori_loop",
     "full",
     "full_like",
     "function",
     "gather",
     "gelu",
+    "grad",
     "greater",
     "greater_equal",
+    "hessian",
+    "hvp",
     "identity",
     "imag",
     "inf",
@@ -259,6 +285,10 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jvp",
     "leaky_relu",
     "less",
     "less_equal",
@@ -274,6 +304,7 @@ __all__ = [
     "logical_xor",
     "logsumexp",
     "losses",
+    "map_fn",
     "matmul",
     "matrix_transpose",
     "max",
@@ -291,6 +322,7 @@ __all__ = [
     "nn",
     "nonzero",
     "not_equal",
+    "numpy_function",
     "one_hot",
     "ones",
     "ones_like",
@@ -304,17 +336,21 @@ __all__ = [
     "power",
     "print",
     "prod",
+    "py_function",
     "random",
+    "range",
     "real",
     "reciprocal",
     "relu",
     "remainder",
+    "remat",
     "repeat",
     "reshape",
     "roll",
     "round",
     "rsqrt",
     "run_functions_eagerly",
+    "scan",
     "sigmoid",
     "sign",
     "silu",
@@ -332,6 +368,7 @@ __all__ = [
     "subtract",
     "sum",
     "swapaxes",
+    "switch_case",
     "take",
     "take_along_axis",
     "tan",
@@ -350,9 +387,14 @@ __all__ = [
     "uint32",
     "uint64",
     "unstack",
+    "value_and_grad",
     "var",
     "vecdot",
+    "vectorized_map",
+    "vjp",
+    "vmap",
     "where",
+    "while_loop",
     "zeros",
     "zeros_like",
 ]
@@ -383,7 +425,6 @@ _ELSEWHERE = {
     "mod": "remainder",
     "optimizers": "optim",
     "permute": "permute_dims",
-    "range": "arange",
     "reduce_logsumexp": "logsumexp",
     "reduce_std": "std",
     "reduce_variance": "var",

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from dualmode_compiler.graph import CONST, PARAM, Graph, Node
+from dualmode_compiler.graph import CONST, Graph, Node
 from dualmode_compiler.interpret import Interpreter
 
-from . import config, op
-from .op import Op, state
-from .tape import GradientTape
+from . import config
+from .graphs import Gradient, extract, replay
+from .op import state
 from .tensor import Tensor
-from .tracer import Tracer, current_tracer
+from .tracer import current_tracer
 
 lock = threading.RLock()  # one trace or compilation at a time
 
@@ -26,7 +26,9 @@ lock = threading.RLock()  # one trace or compilation at a time
 def compile_graph(graph: Graph, name: str) -> Any:
     """The executable of `graph` by `config.backend`: its `run(arrays)` gives outputs and states."""
     if config.backend == "interpret":
-        return Interpreter(graph)
+        from dualmode_compiler.passes.merge import merge
+
+        return Interpreter(merge(graph))  # else a loop and its gradient's both run its effects
     from dualmode_compiler import driver
 
     return driver.compile(graph, name=name)
@@ -92,7 +94,7 @@ class GraphFunction:
         """This function with further outputs: the values that its first-order gradient needs."""
         graph = self.graph
         with lock:
-            gradient = _Gradient(graph, [n.spec.dtype.is_inexact for n in self.results])
+            gradient = Gradient(graph, [n.spec.dtype.is_inexact for n in self.results])
         known = set(graph.outputs)
         residuals = [n for n in gradient.residuals() if n not in known]
         if not residuals:
@@ -120,57 +122,6 @@ class GraphFunction:
         return pullback(args, results, grads)
 
 
-class _Gradient:
-    """The gradient of a graph's results, traced over a copy of its nodes.
-
-    Attributes:
-        given: which results have a gradient.
-        cotangents: nodes for the gradients of those results.
-        grads: nodes for the gradients of the parameters, None where there is none.
-        image: for each node of the graph, its copy in the trace.
-    """
-
-    def __init__(self, graph: Graph, given: Sequence[bool]) -> None:
-        results = [*graph.outputs, *(n for _, n in graph.updates)]
-        tracer = Tracer()
-        with op.mode(tracer):
-            params = [tracer.param(n.spec) for n in graph.params]
-            sources = [x for x in params if x.dtype.is_inexact]
-            with GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(sources)
-                values = replay(graph, params)
-            targets = [values[n] for n, g in zip(results, given, strict=True) if g]
-            forward = {x._value for x in values.values()}
-            seeds = [tracer.param(t.spec) for t in targets]
-            found = tape.gradient(targets, sources, output_gradients=seeds)
-            tracer.close()
-        by_source = {id(x): g for x, g in zip(sources, found, strict=True)}
-        self.cotangents: list[Node] = [x._value for x in seeds]
-        self.grads: list[Node | None] = [
-            None if g is None else tracer.node(g) for g in map(by_source.get, map(id, params))
-        ]
-        self.image: dict[Node, Node] = {n: x._value for n, x in values.items()}
-        self._forward = forward
-
-    def residuals(self) -> list[Node]:
-        """The graph's nodes, other than parameters and constants, that the gradients read."""
-        origin = {image: n for n, image in self.image.items()}
-        roots = [g for g in self.grads if g is not None]
-        read: dict[Node, None] = {}
-        seen: set[Node] = set()
-        stack = roots[::-1]
-        while stack:
-            node = stack.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            if node in self._forward:
-                read[node] = None
-            else:
-                stack.extend(node.inputs[::-1])
-        return [origin[n] for n in read if n.op is not PARAM and n.op is not CONST]
-
-
 class _Pullback:
     """Gradients of a function's parameters from those of some of its results.
 
@@ -179,7 +130,7 @@ class _Pullback:
 
     def __init__(self, function: GraphFunction, given: tuple[bool, ...]) -> None:
         graph, results = function.graph, function.results
-        gradient = _Gradient(graph, given)
+        gradient = Gradient(graph, given)
         image = gradient.image
         # a node may be several results, and a result may be a parameter: the first place counts
         places: dict[Node, int] = {}
@@ -187,7 +138,7 @@ class _Pullback:
             if node.op is not CONST:
                 places.setdefault(image[node], k)
         roots = [g for g in gradient.grads if g is not None]
-        backward, used = extract(roots, [*gradient.cotangents, *places])
+        backward, used = extract(roots, [*gradient.cotangents, *places], gradient.effects)
         self._given = given
         self._sources = [g is not None for g in gradient.grads]
         self._cotangents = [used.index(c) if c in used else -1 for c in gradient.cotangents]
@@ -203,56 +154,3 @@ class _Pullback:
         values: list[Any] = [*cotangents, *args, *results]
         found = iter(self._function([values[k] for k in self._feeds]))
         return [next(found) if some else None for some in self._sources]
-
-
-def extract(roots: Sequence[Node], inputs: Sequence[Node]) -> tuple[Graph, list[Node]]:
-    """A graph that computes `roots` from `inputs`, and the inputs that it takes, in order."""
-    graph = Graph()
-    stop = set(inputs)
-    order: list[Node] = []
-    seen: set[Node] = set()
-    stack = [(n, False) for n in reversed(roots)]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            if node not in stop:
-                stack.extend((n, False) for n in reversed(node.inputs))
-    used = [n for n in inputs if n in seen]
-    copies = {n: graph.param(n.spec) for n in used}
-    for node in order:
-        if node not in copies:
-            inner = [copies[n] for n in node.inputs]
-            copies[node] = (
-                graph.const(node.attr("value"))
-                if node.op is CONST
-                else graph.add(node.op, inner, node.attrs, node.site, node.spec)
-            )
-    graph.outputs = [copies[n] for n in roots]
-    return graph, used
-
-
-def replay(graph: Graph, args: Sequence[Tensor]) -> dict[Node, Tensor]:
-    """Execute the nodes of `graph` in the current mode; the tensor of each node."""
-    tracer = current_tracer()
-    saved = tracer.site if tracer else None
-    values: dict[Node, Tensor] = dict(zip(graph.params, args, strict=True))
-    try:
-        for node in sorted(graph.nodes(), key=lambda n: n.uid):
-            if node in values:
-                continue
-            if node.op is CONST:
-                value = node.attr("value")
-                values[node] = tracer.literal(value) if tracer else Tensor._wrap(value.array)
-                continue
-            if tracer:
-                tracer.site = node.site
-            assert isinstance(node.op, Op)
-            values[node] = node.op(*(values[n] for n in node.inputs), **dict(node.attrs))
-    finally:
-        if tracer:
-            tracer.site = saved
-    return values

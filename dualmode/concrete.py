@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,63 +12,19 @@ import numpy as np
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.runtime.layout import MISS, Layout
-from dualmode_compiler.spec import Spec, default
+from dualmode_compiler.spec import Spec
 
-from . import config, op, tree
+from . import config, errors, sizes, tree, unpack
 from .callable import GraphFunction, lock
-from .eager import EAGER
 from .op import convert, state
-from .ops.logic import CAST
-from .signature import Arguments, Key, Static, number_value, static_key
+from .retraces import Cost
+from .signature import Arguments, Static, static_key
 from .tensor import Tensor
-from .tracer import Need, Tracer, current_tracer
+from .trace import Trace
+from .tracer import current_tracer
 from .variable import Variable
 
-Needs = dict[int, Need]  # by position among the leaves of the arguments
 LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")
-
-
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """The place of a traced result among a graph's outputs."""
-
-    index: int
-
-
-@dataclass
-class Result:
-    """What a traced function returns: traced tensors, and values that are the same on each call."""
-
-    form: Any = None
-    leaves: list[Any] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, value: Any, tracer: Tracer) -> Result:
-        leaves, form = tree.flatten(value)
-        found = cls(form)
-        for x in leaves:
-            if isinstance(x, Variable):
-                x = x.read_value()
-            if isinstance(x, Tensor) and isinstance(x._value, Node):
-                if x.weak:
-                    x = CAST(x, dtype=default(x.dtype))
-                found.nodes.append(tracer.node(x))
-                x = _Output(len(found.nodes) - 1)
-            found.leaves.append(x)
-        return found
-
-    @cached_property
-    def single(self) -> bool:
-        """True where the result is one traced tensor and nothing around it."""
-        return len(self.leaves) == 1 and self.form.is_leaf() and len(self.nodes) == 1
-
-    def build(self, outputs: Sequence[Any]) -> Any:
-        """The result for these values of the traced tensors."""
-        if self.single:
-            return outputs[0]
-        leaves = [outputs[x.index] if isinstance(x, _Output) else x for x in self.leaves]
-        return tree.unflatten(self.form, leaves)
 
 
 class ConcreteFunction:
@@ -82,69 +37,31 @@ class ConcreteFunction:
         needs: why the values of some Python numbers are part of the signature, by their position
             among the arguments.
         creates: True where variables were made while tracing.
+        cost: the time that tracing and compiling took.
     """
 
-    def __init__(
-        self,
-        name: str,
-        arguments: Arguments,
-        key: Key,
-        call: Callable[..., Any],
-        leaves: Sequence[Any],
-        needs: Needs,
-        creates: bool,
-    ) -> None:
-        """Trace `call` with `leaves` in the place of its arguments.
-
-        Args:
-            needs: those known from earlier traces; new ones are added while tracing.
-            creates: whether the function may make variables.
-        """
+    def __init__(self, name: str, arguments: Arguments, traced: Trace) -> None:
         self.name = name
+        self.trace = traced
+        self.graph: Graph = traced.graph
+        self.key = traced.key
+        self.needs = traced.needs
+        self.creates = traced.creates
+        self.captures = traced.captures
+        self.cost = Cost(traced.seconds)
         self._arguments = arguments
-        known = [k for k, _ in key.values]
-        traced = [k for k, x in enumerate(key.leaves) if isinstance(x, Spec) and k not in known]
-        tracer = Tracer(state.mode, creates, needs)
-        inputs = list(leaves)
-        paths = arguments.paths(key.form)
-        for k in known:
-            spec = key.leaves[k]
-            assert isinstance(spec, Spec)
-            inputs[k] = tracer.weak(number_value(leaves[k]), spec.dtype)
-        for k in traced:
-            spec = key.leaves[k]
-            assert isinstance(spec, Spec)
-            name = f"argument {paths[k]}"
-            inputs[k] = (
-                tracer.number(spec, name, k, leaves[k]) if spec.weak else tracer.param(spec, name)
-            )
-        nodes = [inputs[k]._value for k in traced]
-        with op.mode(tracer):
-            args, kwargs = tree.unflatten(key.form, inputs)
-            self._result = Result.of(call(*args, **kwargs), tracer)
-            self.graph: Graph = tracer.finish(self._result.nodes)
-        self.needs = needs
-        self.key = key.given(sorted({*known, *self.needs}), leaves)
-        for k, node in zip(traced, nodes, strict=True):
-            if k not in needs:
-                continue
-            value = number_value(leaves[k])
-            tracer.constants.append((node.attr("index"), np.asarray(value, node.spec.dtype.numpy)))
-        # the arguments that runs are given, and the parameters of the graph that they are
-        run = [(k, n) for k, n in zip(traced, nodes, strict=True) if k not in needs]
-        self._traced = [k for k, _ in run]
-        self._params = [n.attr("index") for _, n in run]
+        self._result = traced.result
+        self._traced = traced.traced
+        self._params = traced.params
+        self._states = traced.states
+        self._constants = traced.constants
+        self._arrays = traced.arrays
         # what the other arguments have to be
-        self._static = [(k, x) for k, x in enumerate(key.leaves) if not isinstance(x, Spec)]
+        self._static = [(k, x) for k, x in enumerate(self.key.leaves) if not isinstance(x, Spec)]
         self._static += self.key.values
-        self._states = tracer.states
-        self._constants = tracer.constants
-        self.captures = tracer.captures
-        self.creates = bool(tracer.created)
-        for variable, value in tracer.advanced:
-            EAGER.assign(variable, value)
         self._function = GraphFunction(self.graph, self.name)
         self._entry: Any = None
+        self._direct: dict[int, Callable[..., Any] | None] = {}
 
     @property
     def variables(self) -> list[Variable]:
@@ -170,11 +87,12 @@ class ConcreteFunction:
     def run(self, leaves: Sequence[Any]) -> Any:
         """Run with these leaves of the arguments, which are of this signature."""
         inputs = [leaves[k] for k in self._traced]
+        sizes.replay(self.trace.events)
         if state.tapes or current_tracer() is not None or self.entry is None:
             return self._run_on_tensors(inputs)
         out = self.entry.call(*inputs)
         if out is MISS:  # an argument that has to be converted, or another call is under way
-            arrays = [x._value if isinstance(x, Tensor) else x for x in inputs]
+            arrays = [_array(x, self.name) for x in inputs]
             outputs = [Tensor._wrap(a) for a in self.entry.run(arrays)]
         else:
             outputs = (out,) if self._result.single else out
@@ -196,6 +114,7 @@ class ConcreteFunction:
         """The compiled function's entry from Python; None where the backend has none."""
         if self._entry is None:
             with lock:
+                start = time.perf_counter()
                 executable = self._function.executable
                 if self._entry is None and hasattr(executable, "bind"):
                     self._entry = executable.bind(
@@ -206,24 +125,40 @@ class ConcreteFunction:
                         "single" if self._result.single else "tuple",
                         native=config.entry == "native",
                     )
+                    self.cost.compile = time.perf_counter() - start
         return self._entry
 
     def direct(self, count: int) -> Callable[..., Any] | None:
-        """The entry's call, where it can take a call's `count` positional arguments as they are."""
-        form = self.key.form
-        if self._traced != list(range(count)) or not self._result.single:
+        """What takes a call's `count` positional arguments as they are: the entry's call itself, or
+        code that takes them apart; None where neither does."""
+        if self.entry is None:
             return None
+        if count not in self._direct:
+            self._direct[count] = self._make_direct(count)
+        return self._direct[count]
+
+    def _make_direct(self, count: int) -> Callable[..., Any] | None:
+        form, single = self.key.form, self._result.single
         flat = form.num_nodes == count + 3  # the pair of arguments, the tuple and the dict
-        return self.entry.call if flat and self.entry is not None else None
+        if flat and single and self._traced == list(range(count)):
+            return self.entry.call
+        defaults = self._arguments.defaults(count)
+        if defaults is None:
+            return None
+        build = None if single else self._result.build
+        return unpack.caller(form, defaults, self._static, self._traced, self.entry.call, build)
 
     def _run_on_tensors(self, inputs: Sequence[Any]) -> Any:
         graph = self.graph
         params: list[Any] = [None] * len(graph.params)
+        tracing = current_tracer() is not None
         for k, x in zip(self._params, inputs, strict=True):
+            if not tracing:
+                _array(x, self.name)
             params[k] = _as_tensor(x, graph.params[k].spec)
         for k, array in self._constants:
             params[k] = Tensor._wrap(array)
-        for k, tensor in self.captures:
+        for k, tensor in (*self._arrays, *self.captures):  # those that tapes may follow
             params[k] = tensor
         outputs = len(graph.outputs)
         with lock if graph.updates else nullcontext():  # no thread's update is lost
@@ -247,6 +182,14 @@ class ConcreteFunction:
     def __repr__(self) -> str:
         out = ", ".join(str(n.spec) for n in self.graph.outputs)
         return f"<dm.ConcreteFunction {self.name}({self._arguments.describe(self.key)}) -> {out}>"
+
+
+def _array(x: Any, name: str) -> Any:
+    """The array of an argument of the function `name`."""
+    value = x._value if isinstance(x, Tensor) else x
+    if isinstance(value, Node):
+        raise errors.leaked_error(value, name)
+    return value
 
 
 def _as_tensor(x: Any, spec: Spec) -> Tensor:

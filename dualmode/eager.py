@@ -11,7 +11,7 @@ import numpy as np
 from dualmode_compiler import spec as specs
 from dualmode_compiler.spec import DType, from_numpy
 
-from . import errors
+from . import errors, sizes
 from .errors import DTypeError
 from .op import Op, _State
 from .ops import joining, logic
@@ -46,6 +46,8 @@ class _Quiet(threading.local):
 
 def _user(kernel: Any, *arrays: Any, **attrs: Any) -> Any:
     """Run the kernel of an effect, such as a print, in the user's own context."""
+    if not all(type(a) is _ndarray for a in arrays):
+        raise TypeError("a tensor has no value")
     return kernel(*arrays, **attrs)
 
 
@@ -140,6 +142,8 @@ def to_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
             return _quiet.run(np.array, x, (dtype or number).numpy)
         except OverflowError:
             raise _too_large(x, dtype or number) from None
+    if type(x) in sizes.PYTHON:
+        return to_array(sizes.plain(x), dtype)
     if isinstance(x, _ndarray | np.generic):
         return _quiet.run(np.array, x, (dtype or _known(x.dtype, x)).numpy, order="C")
     try:

@@ -15,8 +15,9 @@ import linecache
 import os
 import sys
 import threading
+from collections.abc import Callable
 from opcode import opmap
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import dualmode_compiler
@@ -34,7 +35,16 @@ _INTERNAL = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
     for path in (__file__, dualmode_compiler.__file__)
 )
+_CONVERTED = _INTERNAL[0] + "autograph" + os.sep  # between the user's code and what it calls
 _RAISE = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
+
+
+def user_code() -> CodeType | None:
+    """The code of the innermost running frame outside the engine's own packages."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_INTERNAL):
+        frame = frame.f_back
+    return frame.f_code if frame is not None else None
 
 
 def user_site() -> Site | None:
@@ -113,6 +123,26 @@ class VariableError(Error, ValueError):
     """A variable that is created or changed where or how it cannot be."""
 
 
+class UndefinedError(Error, UnboundLocalError):
+    """A variable that only one branch, or only a loop's body, assigns, and that is read behind."""
+
+
+class ConversionError(Error, RuntimeError):
+    """Code whose control flow cannot be converted."""
+
+
+class SideEffectError(Error, RuntimeError):
+    """What `SideEffectWarning` warns of, in a function made with `strict=True`."""
+
+
+class SideEffectWarning(UserWarning):
+    """Python code has an effect that happens once, when it is traced, not on each call."""
+
+
+class RetracingWarning(UserWarning):
+    """A function is traced again and again; the message says why, and how to mend it."""
+
+
 def locate(error: E, site: Site | None = None) -> E:
     """`error` with the user's line added to its message, once. Returns the same object."""
     if getattr(error, "site", None) is None:
@@ -124,11 +154,19 @@ def locate(error: E, site: Site | None = None) -> E:
     return error
 
 
+_STATIC = (
+    "pass it as a Python int, whose value is known, or take it from a shape, as x.shape[0]; a loop "
+    "counts by dm.range"
+)
+# why the control flow of a function's code is not converted, as the end of a sentence, or None;
+# where functions are converted, that is asked here
+why_unconverted: Callable[[CodeType], str | None] = lambda code: None  # noqa: E731
+
 _INSTEAD = {
     "bool()": "use dm.where to choose between results, dm.logical_and for `and`, dm.logical_not "
     "for `not`",
     "numpy()": "use the functions of dm in the place of NumPy's",
-    "an index or size": "pass it as a Python int, whose value is known",
+    "an index or size": _STATIC,
     "a boolean mask": "use dm.where: the shape of a result cannot depend on values",
 }
 
@@ -140,6 +178,18 @@ def traced_value_error(node: Node, use: str, name: str | None = None) -> TracedV
         name: what the node is, where it is no result of an op: "argument x", "variable w".
     """
     instead = _INSTEAD.get(use, "compute with the tensor itself, its shape or its dtype")
+    code = user_code()
+    why = why_unconverted(code) if use == "bool()" and code is not None else None
+    function = _engine_function()
+    if code is not None and why is not None:
+        instead = (
+            f"use dm.where, dm.cond or dm.while_loop, or mend this: the control flow of "
+            f"{code.co_name} is "
+            f"not converted, because {why}"
+        )
+    elif function is not None:  # which asks for it, rather than the user's own code
+        instead = _INSTEAD.get(use, _STATIC) if use != "bool()" else _STATIC
+        use = f"{function}: {use}"
     return TracedValueError(
         f"{use} needs the value of TracedTensor({node.spec}), which has none yet: "
         "a function is traced before it runs.\n"
@@ -147,6 +197,17 @@ def traced_value_error(node: Node, use: str, name: str | None = None) -> TracedV
         f"  Instead, {instead}; or move this line out of the @dm.function; "
         "or debug with dm.run_functions_eagerly(True)."
     )
+
+
+def _engine_function() -> str | None:
+    """The name of the engine's function that the user's code has called, operators aside."""
+    name: str | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_INTERNAL):
+        if not frame.f_code.co_filename.startswith(_CONVERTED):
+            name = frame.f_code.co_name
+        frame = frame.f_back
+    return None if name is None or name.startswith(("_", "<")) else name.removesuffix("_")
 
 
 def leaked_error(node: Node, use: str) -> TracedValueError:

@@ -7,20 +7,31 @@ compiled to one native function. Later calls with that signature run that, witho
 from __future__ import annotations
 
 import functools
+import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from types import MethodType
 from typing import Any, overload
 
 from dualmode_compiler.runtime.layout import MISS
 
-from . import config, tree
+from . import autograph as conversion
+from . import config, retraces, tree
 from .callable import lock
-from .concrete import ConcreteFunction, Needs
+from .concrete import ConcreteFunction
 from .eager import EAGER
+from .errors import Site
+from .families import Families, probes
+from .inputs import InputSignature
 from .op import state
+from .retraces import Retrace, Specialization
 from .signature import Arguments, Key
+from .trace import Needs, Trace, trace
 from .tracer import current_tracer
+
+DERIVED = 64  # signatures that are kept though they were not traced; the others are made again
+_RETRACES = 1000  # the latest are kept
 
 
 def _miss(*_: Any) -> Any:
@@ -38,18 +49,45 @@ class Function:
     Attributes:
         python_function: the function as it was written.
         name: for messages.
+        retraces: why it was traced again, each time; the latest last.
     """
 
     def __init__(
-        self, python_function: Callable[..., Any], name: str | None = None, skip: int = 0
+        self,
+        python_function: Callable[..., Any],
+        name: str | None = None,
+        skip: int = 0,
+        input_signature: Any = None,
+        reduce_retracing: bool = False,
+        strict: bool = False,
+        autograph: bool = True,
     ) -> None:
         functools.update_wrapper(self, python_function)
         self.python_function = python_function
         self.name = name or getattr(python_function, "__name__", type(python_function).__name__)
         self._arguments = Arguments(python_function, skip)
+        self._options = {
+            "input_signature": input_signature,
+            "reduce_retracing": reduce_retracing,
+            "strict": strict,
+            "autograph": autograph,
+        }
+        self._strict = strict
+        self._effects: set[Site] = set()  # lines with side effects that were reported
+        self._autograph = autograph
+        self._inputs = (
+            None
+            if input_signature is None
+            else InputSignature(self.name, self._arguments, input_signature)
+        )
+        self.retraces: list[Retrace] = []
+        self._warned = False
         # a signature's trace, or which numbers it lacks the values of
         self._traces: dict[Key, ConcreteFunction | Needs] = {}
         self._tracing: dict[Key, Needs] = {}
+        # signatures that differ from traced ones in sizes only, the latest used last
+        self._derived: OrderedDict[Key, ConcreteFunction] = OrderedDict()
+        self._families = Families(2 if reduce_retracing or input_signature is not None else 3)
         self._count = 0
         # of the latest eager call: its trace, and its native entry if that takes arguments as given
         self._recent: ConcreteFunction | None = None
@@ -66,7 +104,7 @@ class Function:
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not config.jit:
             return self._python(*args, **kwargs)
-        leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
+        leaves, form = self._flatten(args, kwargs)
         eager = state.mode is EAGER and not state.tapes
         if eager and self._recent is not None:
             out = self._recent.attempt(leaves, form)
@@ -81,25 +119,42 @@ class Function:
 
     @property
     def _python(self) -> Callable[..., Any]:
-        """What a trace runs."""
+        """What runs without compilation."""
         return self.python_function
+
+    @property
+    def _converted(self) -> Callable[..., Any]:
+        """What a trace runs."""
+        return (conversion.entry if self._autograph else conversion.keep)(self._python)
 
     @property
     def trace_count(self) -> int:
         """How many signatures have been traced."""
         return self._count
 
+    @property
+    def specializations(self) -> list[Specialization]:
+        """The signatures that were derived from traces at other sizes, and what each has cost."""
+        return [
+            Specialization(self._arguments.describe(key), concrete.cost)
+            for key, concrete in self._derived.copy().items()
+        ]
+
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The trace for these arguments, made if need be. `TensorSpec`s may stand for tensors."""
-        leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
+        leaves, form = self._flatten(args, kwargs)
         return self._concrete(self._arguments.key(form, leaves), leaves)
+
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+        leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
+        return leaves if self._inputs is None else self._inputs.take(leaves, form), form
 
     # --- traces -----------------------------------------------------------------------------------
 
     def _concrete(self, key: Key, leaves: list[Any]) -> ConcreteFunction:
         needs: Needs = {}
         while True:
-            found = self._find(key) or self._trace(key, leaves, needs)
+            found = self._find(key) or self._derive(key) or self._trace(key, leaves, needs)
             if isinstance(found, ConcreteFunction):
                 return found
             needs = found
@@ -110,8 +165,27 @@ class Function:
         if found is None:
             tracer = current_tracer()
             if tracer is not None:
-                return tracer.local.get((self, key))
+                found = tracer.local.get((self, key))
+        if found is None:
+            found = self._derived.get(key)
+            if found is not None:
+                with lock:  # another thread may have let it go
+                    self._derived[key] = found
+                    self._derived.move_to_end(key)
         return found
+
+    def _derive(self, key: Key) -> ConcreteFunction | Needs | None:
+        """What is known of the signature from traces for other sizes."""
+        with lock:
+            start = time.perf_counter()
+            made = self._families.derive(key)
+            if made is None:
+                return self._families.needs(key)
+            made.seconds = time.perf_counter() - start
+            concrete = self._derived[key] = ConcreteFunction(self.name, self._arguments, made)
+            if len(self._derived) > DERIVED:
+                self._derived.popitem(last=False)
+            return concrete
 
     def _trace(self, key: Key, leaves: list[Any], needs: Needs) -> ConcreteFunction | Needs:
         with lock:
@@ -122,19 +196,47 @@ class Function:
                 return self._recursion(key)
             needs = self._tracing[key] = dict(needs)
             try:
-                concrete = self._run_trace(key, leaves, needs)
+                made = self._run_trace(key, leaves, needs)
+                concrete = ConcreteFunction(self.name, self._arguments, made)
+                family = self._families.add(made)
+                if not family.learned:
+                    self._probe(key, made, leaves)
             finally:
                 del self._tracing[key]
-            self._keep(key, concrete)
+            self._keep(key, concrete, family.why)
             return concrete
 
-    def _run_trace(self, key: Key, leaves: list[Any], needs: Needs) -> ConcreteFunction:
-        trace = functools.partial(
-            ConcreteFunction, self.name, self._arguments, key, self._python, leaves, needs
+    def _run_trace(self, key: Key, leaves: list[Any], needs: Needs) -> Trace:
+        from . import guard  # when first used, to keep `import dualmode` short
+
+        run = functools.partial(trace, self._arguments, key, self._converted, leaves, needs)
+        watched = functools.partial(
+            guard.watch, self.name, self._python, leaves, self._effects, self._strict
         )
-        concrete = trace(creates=not self._count)
+        with watched() as watch:
+            made = run(creates=not self._count)
+            watch.ignore = made.creates
+        if not made.creates:
+            return made
         # once more without the first call's initialisation: this is what later calls do
-        return trace(creates=False) if concrete.creates else concrete
+        with watched():
+            return run(creates=False)
+
+    def _probe(self, key: Key, made: Trace, leaves: list[Any]) -> None:
+        """Trace at other sizes, where the input signature has None, to learn what depends on them.
+
+        What they are derived for need not be right for a probe, so its errors say nothing.
+        """
+        axes = [] if self._inputs is None else self._inputs.symbolic()
+        for probe in probes(key, axes):
+            try:
+                other = trace(
+                    self._arguments, probe, self._converted, leaves, dict(made.needs), False
+                )
+            except Exception:
+                continue
+            if self._families.add(other).learned:
+                return
 
     def _recursion(self, key: Key) -> Needs:
         """The numbers that a call of itself, within the trace for `key`, depends on."""
@@ -147,10 +249,12 @@ class Function:
             )
         return needs
 
-    def _keep(self, asked: Key, concrete: ConcreteFunction) -> None:
+    def _keep(self, asked: Key, concrete: ConcreteFunction, reason: str) -> None:
         """Remember a trace that was made because of the call known by `asked`."""
         for stale in [k for k in self._traces if k.stale]:
             del self._traces[stale]
+        for stale in [k for k in self._derived if k.stale]:
+            del self._derived[stale]
         self._count += 1
         key = concrete.key
         if key != asked:
@@ -160,6 +264,23 @@ class Function:
             tracer.local[self, key] = concrete
         else:
             self._traces[key] = concrete
+        self._explain(concrete, reason)
+
+    def _explain(self, concrete: ConcreteFunction, reason: str) -> None:
+        """Record why there is a new trace."""
+        known = [
+            c.key
+            for c in self._traces.values()
+            if isinstance(c, ConcreteFunction) and c is not concrete
+        ]
+        changes = retraces.compare(self._arguments, concrete.key, concrete.needs, known)
+        if not changes:
+            return
+        self.retraces.append(Retrace(tuple(changes), reason, concrete.cost))
+        del self.retraces[:-_RETRACES]
+        if len(self.retraces) == retraces.WARN_AFTER and not self._warned:
+            self._warned = True
+            retraces.warn(self.name, self.retraces)
 
     # --- as a method ------------------------------------------------------------------------------
 
@@ -180,7 +301,8 @@ class _Method(Function):
     """A `Function` of a class, for one instance, which it does not keep alive."""
 
     def __init__(self, function: Function, instance: Any) -> None:
-        super().__init__(function.python_function, function.name, skip=1)
+        super().__init__(function.python_function, function.name, 1, **function._options)
+        self._effects = function._effects
         methods, key = function._methods, id(instance)
         try:
             self._instance = weakref.ref(instance, lambda _: methods.pop(key, None))
@@ -206,7 +328,13 @@ class _Method(Function):
 def function(python_function: Callable[..., Any], /) -> Function: ...
 @overload
 def function(
-    *, name: str | None = None, autograph: bool = True, jit_compile: bool | None = None
+    *,
+    name: str | None = None,
+    input_signature: Any = None,
+    reduce_retracing: bool = False,
+    autograph: bool = True,
+    strict: bool = False,
+    jit_compile: bool | None = None,
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
 
@@ -215,7 +343,10 @@ def function(
     /,
     *,
     name: str | None = None,
+    input_signature: Any = None,
+    reduce_retracing: bool = False,
     autograph: bool = True,
+    strict: bool = False,
     jit_compile: bool | None = None,
 ) -> Any:
     """Compile a function of tensors: `@dm.function`, or `@dm.function(name="step")`.
@@ -224,18 +355,31 @@ def function(
         python_function: a function or method. Arguments and results are tensors, arrays, numbers
             and other values, also nested in lists, tuples, dicts and dataclasses.
         name: for messages; that of the Python function unless given.
-        autograph, jit_compile: accepted as in TensorFlow 2; every function is compiled.
+        input_signature: one entry for each of the first parameters, a `TensorSpec` or a structure
+            of them; calls with anything else are refused. Sizes that are None may be any: the first
+            call traces twice to learn what depends on them, and no size is traced again, other than
+            0 and 1, and sizes for which the Python code goes another way.
+        reduce_retracing: learn already from the first new size, not from the second, what depends
+            on it.
+        strict: raise a SideEffectError, rather than warn, where the code does something that runs
+            once, when it is traced, and not on each call: prints, appends to an outer list, draws
+            random numbers by NumPy.
+        autograph: convert the control flow of the code, and of what it calls, so that it may
+            depend on tensors: see `dm.autograph`.
+        jit_compile: accepted as in TensorFlow 2; every function is compiled.
 
     Returns:
         A `Function`, which is called like `python_function`.
 
     Raises:
-        TracedValueError: when called, where the code needs the value of a tensor (as in `if`).
+        TracedValueError: when called, where the code needs the value of a tensor (as in `float`).
         VariableError: when called, where a variable is created on a later call than the first.
     """
     if python_function is None:
-        return lambda fn: Function(fn, name)
-    return Function(python_function, name)
+        return lambda fn: Function(
+            fn, name, 0, input_signature, reduce_retracing, strict, autograph
+        )
+    return Function(python_function, name, 0, input_signature, reduce_retracing, strict, autograph)
 
 
 def run_functions_eagerly(run_eagerly: bool) -> None:

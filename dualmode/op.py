@@ -21,6 +21,8 @@ from dualmode_compiler.expr import LowerRule
 from dualmode_compiler.graph import Rule
 from dualmode_compiler.spec import DType, Spec
 
+from . import sizes
+
 if TYPE_CHECKING:
     from .tensor import Tensor
     from .variable import Variable
@@ -60,6 +62,8 @@ class Op:
         simplify: rewrite rules that this op owns.
         tolerance: how closely the two modes agree.
         effect: True where executing the op is visible from outside (print, assertion).
+        batch: how it acts on arrays of examples, a rule of `ops.batch`, for `vmap`. None: it is
+            executed for one example after another.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Op:
     simplify: tuple[Rule, ...] = ()
     tolerance: Agreement = EXACT
     effect: bool = False
+    batch: Callable[..., Tensor] | None = None
 
     def __call__(self, *args: Tensor, **attrs: Any) -> Tensor:
         out = state.mode.execute(self, args, attrs)
@@ -193,6 +198,7 @@ def convert(x: Any, dtype: DType | None = None) -> Tensor:
 
 
 _NUMBERS = {bool: specs.bool_, int: specs.int32, float: specs.float32, complex: specs.complex64}
+_NUMBERS |= {kind: _NUMBERS[python] for kind, python in sizes.PYTHON.items()}
 # operands that take the tensors' type: float64 scalars of NumPy are Python floats by their class
 _WEAK = {**_NUMBERS, np.float64: specs.float32, np.complex128: specs.complex64}
 _PYTHON = {"i": specs.int64, "f": specs.float64, "c": specs.complex128}

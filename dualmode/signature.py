@@ -14,8 +14,8 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.spec import Spec, spec_of
 from dualmode_compiler.spec import dtype as as_dtype
 
-from . import tree
-from .errors import DTypeError, locate
+from . import sizes, tree
+from .errors import DTypeError, ShapeError, locate
 from .op import state
 from .ops.shape import to_shape
 from .tensor import Tensor
@@ -29,17 +29,56 @@ _WEAK = {
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
-def TensorSpec(shape: Any, dtype: Any = specs.float32) -> Spec:  # noqa: N802 - the name in TensorFlow
-    """The shape and dtype of a tensor, to ask for a concrete function without one.
+class TensorSpec:
+    """The shape and dtype of a tensor, to ask for a concrete function without one, or to say what
+    a function takes (`input_signature`).
 
     Args:
-        shape: sizes of the axes.
+        shape: sizes of the axes; None for an axis that may have any.
         dtype: a DType, its name, or what NumPy takes for one.
 
     Raises:
-        DTypeError: a size is no integer; sizes have to be known.
+        DTypeError: a size is no integer.
+        ShapeError: a size is negative.
     """
-    return Spec(to_shape(shape), as_dtype(dtype))
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: Any, dtype: Any = specs.float32) -> None:
+        axes = shape if isinstance(shape, list | tuple) else to_shape(shape)
+        self.shape = tuple(None if n is None else to_shape(n)[0] for n in axes)
+        self.dtype = as_dtype(dtype)
+        if any(n is not None and n < 0 for n in self.shape):
+            raise ShapeError(f"TensorSpec: {self} has a negative size; None stands for any size")
+
+    @property
+    def spec(self) -> Spec:
+        """As a `Spec`, which knows all sizes.
+
+        Raises:
+            ShapeError: one is None.
+        """
+        if None in self.shape:
+            raise ShapeError(f"{self}: all sizes have to be known here, None is none")
+        return Spec([n for n in self.shape if n is not None], self.dtype)
+
+    def admits(self, spec: Spec) -> bool:
+        """Whether an array of that spec is as this says."""
+        return (
+            spec.dtype is self.dtype
+            and spec.ndim == len(self.shape)
+            and all(n in (None, m) for n, m in zip(self.shape, spec.shape, strict=True))
+        )
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, TensorSpec)
+        return same and (self.shape, self.dtype) == (other.shape, other.dtype)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.dtype))
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
 class Identity:
@@ -54,6 +93,11 @@ class Identity:
     @property
     def alive(self) -> bool:
         return self._ref() is not None
+
+    @property
+    def reference(self) -> Callable[[], Any]:
+        """Gives the object while it is alive, then None."""
+        return self._ref
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -114,8 +158,10 @@ def leaf_key(x: Any) -> LeafKey:
         return x.spec
     if isinstance(x, Spec):
         return x
-    kind = type(x)
-    if kind in _WEAK and (kind is not int or x in _INT64):
+    if isinstance(x, TensorSpec):
+        return x.spec
+    kind = sizes.PYTHON.get(type(x), type(x))
+    if kind in _WEAK and (kind is not int or sizes.plain(x) in _INT64):
         return _WEAK[kind]
     if isinstance(x, np.ndarray):
         return spec_of(x)
@@ -126,7 +172,9 @@ def leaf_key(x: Any) -> LeafKey:
 
 def number_value(x: Any) -> Any:
     """The value of a Python number, or of one that a trace in progress stands for."""
-    return state.mode.value_needed(x, "an argument's value").item() if isinstance(x, Tensor) else x
+    if isinstance(x, Tensor):
+        return state.mode.value_needed(x, "an argument's value").item()
+    return sizes.need_value(x) if type(x) is sizes.Size else x
 
 
 class Key(NamedTuple):
@@ -169,7 +217,7 @@ class Arguments:
         kinds = [p.kind for p in parameters]
         ordinary = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
         self._ordinary = ordinary.issuperset(kinds)
-        self._positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -184,10 +232,10 @@ class Arguments:
                 return args, kwargs
             # the common case without inspect, which is slow; it explains what does not fit
             named = {**self._defaults, **kwargs}
-            if count <= self._positional and kwargs.keys().isdisjoint(names[:count]):
+            if count <= self.positional and kwargs.keys().isdisjoint(names[:count]):
                 rest = names[count:]
                 if all(n in named for n in rest) and kwargs.keys() <= set(rest):
-                    split = self._positional
+                    split = self.positional
                     return (
                         (*args, *(named[n] for n in names[count:split])),
                         {n: named[n] for n in names[split:]},
@@ -198,6 +246,16 @@ class Arguments:
             raise locate(TypeError(f"{self._name}(): {error}")) from None
         bound.apply_defaults()
         return bound.args, bound.kwargs
+
+    def defaults(self, count: int) -> list[Any] | None:
+        """What a call with `count` positional arguments leaves out of the ordinary ones; None where
+        it does not fit them."""
+        if not self._ordinary or count > self.positional:
+            return None
+        missing = self.names[count : self.positional]
+        if any(n not in self._defaults for n in missing):
+            return None
+        return [self._defaults[n] for n in missing]
 
     def key(self, form: Any, leaves: Sequence[Any]) -> Key:
         """What the call with these arguments is known by.

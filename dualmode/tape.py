@@ -70,7 +70,7 @@ class GradientTape:
         Raises:
             GradientError: a leaf is no tensor or variable, or its dtype has no gradients.
         """
-        for leaf in _leaves(value, "watch"):
+        for leaf in differentiable_leaves(value, "watch"):
             self._live[id(leaf)] = leaf
 
     def watched_variables(self) -> tuple[Variable, ...]:
@@ -117,7 +117,7 @@ class GradientTape:
         for x in inputs:
             if isinstance(x, Variable):
                 self._access(x)
-        if any(id(x) in live for x in inputs):
+        if outputs and any(id(x) in live for x in inputs):
             self._entries.append((inputs, outputs, None, None, vjp))
             live.update((id(x), x) for x in outputs)
 
@@ -162,10 +162,10 @@ class GradientTape:
                 f"gradient: unconnected_gradients is 'none' or 'zero', "
                 f"not {unconnected_gradients!r}"
             )
-        targets = _leaves(target, "gradient: the target")
+        targets = differentiable_leaves(target, "gradient: the target")
         if not targets:
             raise GradientError(f"gradient: there is no tensor in the target, {target!r}")
-        wanted = _leaves(sources, "gradient: a source")
+        wanted = differentiable_leaves(sources, "gradient: a source")
         seeds = _seeds(target, targets, output_gradients)
         entries, live = self._entries, self._live
         if not self._persistent:
@@ -183,8 +183,69 @@ class GradientTape:
             ]
         return tree.unflatten(tree.flatten(sources)[1], found)
 
+    def jacobian(
+        self,
+        target: Any,
+        sources: Any,
+        unconnected_gradients: Literal["none", "zero"] = "none",
+    ) -> Any:
+        """The derivatives of every element of `target` by every element of each of `sources`.
 
-def _leaves(structure: Any, what: str) -> list[Value]:
+        The backward pass is computed for all elements of the target at once. On a persistent tape
+        that is still recording it is recorded as well.
+
+        Args:
+            target: a floating tensor.
+            sources, unconnected_gradients: as for `gradient`.
+
+        Returns:
+            Jacobians in the structure of `sources`, of shape `target.shape + source.shape`.
+
+        Raises:
+            GradientError: as for `gradient`; or the target is no tensor.
+        """
+        from . import jacobians  # which is built on this module
+
+        if not self._persistent:
+            self._leave()
+        return jacobians.jacobian(self, target, sources, unconnected_gradients)
+
+    def batch_jacobian(
+        self,
+        target: Any,
+        source: Any,
+        unconnected_gradients: Literal["none", "zero"] = "none",
+    ) -> Any:
+        """The Jacobian of each entry of `target` by the same entry of `source`.
+
+        Entries are counted by the first axes, which have one size. An entry of the target must not
+        depend on other entries of the source, as is so for a batch of independent examples.
+
+        Args:
+            target: a floating tensor.
+            source: a tensor or variable that the tape watched.
+            unconnected_gradients: as for `gradient`.
+
+        Returns:
+            A tensor of shape `[n, *target.shape[1:], *source.shape[1:]]`, or None.
+
+        Raises:
+            GradientError: as for `jacobian`.
+            ShapeError: the first axes differ in size, or there is none.
+        """
+        from . import jacobians  # which is built on this module
+
+        if not self._persistent:
+            self._leave()
+        return jacobians.batch_jacobian(self, target, source, unconnected_gradients)
+
+
+def differentiable_leaves(structure: Any, what: str) -> list[Value]:
+    """The leaves of `structure`, which have gradients; `what` names it in messages.
+
+    Raises:
+        GradientError: a leaf is no tensor or variable, or its dtype has no gradients.
+    """
     out: list[Value] = []
     for leaf in tree.leaves(structure):
         if not isinstance(leaf, Tensor | Variable):

@@ -9,6 +9,7 @@ import numpy as np
 
 from dualmode_compiler.spec import DType, Spec, from_numpy
 
+from . import sizes
 from .errors import locate
 from .op import convert, state
 from .ops import elementwise, indexing, linalg, logic, reduction, shape
@@ -173,13 +174,13 @@ class Operators:
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError(f"len() of a {_kind(self)} without axes, {_spec(self)}")
-        return self.shape[0]
+        return sizes.need_value(self.shape[0])
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shape:
             raise TypeError(f"iteration over a {_kind(self)} without axes, {_spec(self)}")
         x = self._read()
-        return (indexing.getitem(x, i) for i in range(x.shape[0]))
+        return (indexing.getitem(x, i) for i in range(sizes.need_value(x.shape[0])))
 
     # --- as a value -----------------------------------------------------------------------------
 
@@ -197,7 +198,12 @@ class Operators:
 
     def __index__(self) -> int:
         if not self.dtype.is_integer:
-            raise TypeError(f"only an integer tensor is an index, not {_spec(self)}")
+            raise locate(
+                TypeError(
+                    f"an index or size is an integer, not {_spec(self)}; convert it by int(), "
+                    "or .astype('int32')"
+                )
+            )
         return int(_scalar(self, "an index or size"))
 
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -344,7 +350,7 @@ class Tensor(Operators):
     @property
     def shape(self) -> tuple[int, ...]:
         value = self._value
-        return value.shape if type(value) is np.ndarray else value.spec.shape
+        return value.shape if type(value) is np.ndarray else sizes.of(value.spec.shape)
 
     @property
     def ndim(self) -> int:

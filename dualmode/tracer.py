@@ -6,7 +6,7 @@ Tensors stand for nodes; variables stand for state parameters, read once and upd
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +14,22 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler import spec as specs
-from dualmode_compiler.graph import PARAM, Graph, Node, Site, topological
+from dualmode_compiler.graph import LOOP, PARAM, TOKEN, Graph, Node, Site, Structural, topological
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.spec import DType, Spec
 
-from . import errors, op
+from . import errors, op, sizes
 from .eager import EAGER
 from .op import Mode, Op, state
-from .ops.logic import CAST
+from .ops.logic import CAST, READ_VARIABLE
 from .tensor import Operators, Tensor
 from .variable import Variable
 
 Array = np.ndarray[Any, Any]
 _PYTHON = (specs.int64, specs.float64)  # the precision of traced Python numbers
-_SMALL = 1  # elements; larger constants are parameters, so that graphs and code stay small
+# elements; larger constants are parameters, so that graphs and code stay small, and so are all
+# tensors from outside, which tapes may follow
+_SMALL = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,17 @@ class Need:
         return f"{self.use} at {errors.describe_site(self.site)}"
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Source:
+    """A variable as what gradients go to, whatever is assigned to it in a loop."""
+
+    variable: Variable
+
+    @property
+    def spec(self) -> Spec:
+        return self.variable.spec
+
+
 class Tracer:
     """Executes ops by adding nodes to `graph`.
 
@@ -49,7 +62,10 @@ class Tracer:
         outer: the mode around this one.
         states: (parameter index, variable) for each variable that was read or assigned.
         constants: (parameter index, array) for each array that was captured.
+        arrays: the same, with the tensor that holds the array.
         captures: (parameter index, tensor) for each tensor of an outer trace that was captured.
+        sources: (parameter index, source) for each variable that a loop's body read.
+        repeats: whether this traces the body of a loop.
         creates: whether variables may be made while tracing.
         created: those that were made.
         advanced: new values of states that initial values of variables used up.
@@ -65,7 +81,10 @@ class Tracer:
         self.outer = outer
         self.states: list[tuple[int, Variable]] = []
         self.constants: list[tuple[int, Array]] = []
+        self.arrays: list[tuple[int, Tensor]] = []
         self.captures: list[tuple[int, Tensor]] = []
+        self.sources: list[tuple[int, Source]] = []
+        self.repeats = False
         self.creates = creates
         self.created: list[Variable] = []
         self.advanced: list[tuple[Variable, Tensor]] = []
@@ -76,13 +95,18 @@ class Tracer:
         self._names: dict[Node, str] = {}  # of parameters, for messages
         self._owned: set[Node] = set()
         self._values: dict[int, Tensor] = {}  # by id of the variable: what it holds now
+        self._starts: dict[int, Tensor] = {}  # what it held at first
+        self._sources: dict[int, Tensor] = {}  # what stands for it in all iterations
         self._params: dict[int, Node] = {}  # by id of a captured object
+        self._plain: dict[int, Tensor] = {}  # what was made of numbers and arrays, by id
         self._alive: list[Any] = []  # so that ids stay unique
 
     # --- the mode ---------------------------------------------------------------------------------
 
     def execute(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
         nodes = [self.node(x, op.name) for x in args]
+        if nodes and nodes[0].spec.is_stack:
+            return self._on_stacks(op, args, attrs)
         attrs = {name: _static(x) for name, x in attrs.items()}
         try:
             spec = op.infer(*(n.spec for n in nodes), **attrs)
@@ -92,8 +116,39 @@ class Tracer:
             spec = Spec(spec.shape, spec.dtype, weak=True)
         return self._own(self.graph.add(op, nodes, attrs, self.site or errors.user_site(), spec))
 
+    def own_graphs(
+        self, op: Structural, args: Sequence[Tensor], attrs: dict[str, Any]
+    ) -> list[Tensor]:
+        """Add a node that owns graphs; its results."""
+        nodes = [self.node(x, op.name) for x in args]
+        attrs = {name: _static(x) for name, x in attrs.items()}
+        site = self.site or errors.user_site()
+        return [
+            self._own(n) for n in self.graph.items(self.graph.add(op, nodes, attrs, site, TOKEN))
+        ]
+
+    def _on_stacks(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
+        """An op on the entries of stacks, one by one: the sum of two gradients."""
+        entries = Tracer()
+        inputs = [entries.param(Spec(x.shape[1:], x.dtype)) for x in args]
+        body = entries.finish([entries.execute(op, tuple(inputs), attrs)._value])
+        return self.own_graphs(
+            LOOP,
+            args,
+            {
+                "body": body,
+                "cond": None,
+                "carried": 0,
+                "scanned": len(args),
+                "length": None,
+                "reverse": False,
+            },
+        )[0]
+
     def convert(self, x: Any, dtype: DType | None = None) -> Tensor:
-        tensor = EAGER.convert(x, dtype)  # constants enter the graph where an op uses them
+        tensor = EAGER.convert(sizes.plain(x), dtype)  # enters the graph where an op uses it
+        if not isinstance(x, Operators):
+            self._plain[id(tensor)] = tensor
         return CAST(tensor, dtype=dtype) if dtype is not None and tensor.weak else tensor
 
     def weak(self, x: Any, dtype: DType) -> Tensor:
@@ -103,20 +158,37 @@ class Tracer:
             if node.spec.dtype is dtype:
                 return x
         else:
-            node = self.graph.const(np.asarray(x, dtype.numpy))
+            node = self.graph.const(np.asarray(sizes.plain(x), dtype.numpy))
         spec = Spec(node.spec.shape, dtype, weak=True)
         return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=spec))
 
     def read(self, variable: Variable) -> Tensor:
+        value = self.present(variable)
+        if not variable.dtype.is_inexact:
+            return value
+        source = self._source(variable) if self.repeats else self._starts[id(variable)]
+        return value if value is source else self.execute(READ_VARIABLE, (value, source), {})
+
+    def present(self, variable: Variable) -> Tensor:
+        """What `variable` holds now."""
         found = self._values.get(id(variable))
         if found is None:
             node = self._param(variable, variable.spec, f"variable {variable.name!r}")
             self.states.append((node.attr("index"), variable))
-            found = self._values[id(variable)] = Tensor._wrap(node)
+            found = self._values[id(variable)] = self._starts[id(variable)] = Tensor._wrap(node)
+        return found
+
+    def _source(self, variable: Variable) -> Tensor:
+        """What gets the gradient of `variable` from all iterations of this trace."""
+        found = self._sources.get(id(variable))
+        if found is None:
+            found = self.param(variable.spec, f"variable {variable.name!r}")
+            self._sources[id(variable)] = found
+            self.sources.append((found._value.attr("index"), Source(variable)))
         return found
 
     def assign(self, variable: Variable, value: Tensor) -> None:
-        self.read(variable)
+        self.present(variable)
         self._values[id(variable)] = value
 
     def variable_created(self, variable: Variable) -> None:
@@ -139,10 +211,13 @@ class Tracer:
         node = self.node(x)
         leaves = [n for n in topological([node]) if n.op is PARAM]
         constants = {self.graph.params[k]: array for k, array in self.constants}
-        if not all(n in self._known or n in constants for n in leaves):
+        outer = {self.graph.params[k]: x for k, x in self.captures}
+        if not all(n in self._known or n in constants or n in outer for n in leaves):
             raise errors.traced_value_error(node, use, self._names.get(node))
         for leaf in leaves:
-            if leaf in self._known:
+            if leaf in outer:
+                constants[leaf] = self.outer.value_needed(outer[leaf], use)
+            elif leaf in self._known:
                 self.needs.setdefault(self._known[leaf][0], Need(use, errors.user_site()))
                 constants[leaf] = self._number(leaf, use)
         return evaluate(node, constants)
@@ -192,12 +267,13 @@ class Tracer:
 
     def _constant(self, x: Tensor) -> Node:
         array = x._value
-        if array.size <= _SMALL:
+        if array.size <= _SMALL and id(x) in self._plain:
             return self.literal(array)._value
         node = self._params.get(id(x))
         if node is None:
             node = self._param(x, x.spec, "a captured tensor")
             self.constants.append((node.attr("index"), array))
+            self.arrays.append((node.attr("index"), x))
         return node
 
     def _foreign(self, x: Tensor, value: Node, use: str) -> Node:
@@ -308,4 +384,4 @@ def _static(x: Any) -> Any:
     """An attribute of an op, with the values of traced numbers in it."""
     if isinstance(x, tuple | list):
         return tuple(map(_static, x))
-    return x.item() if isinstance(x, Operators) else x
+    return x.item() if isinstance(x, Operators) else sizes.plain(x)

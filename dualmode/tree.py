@@ -78,6 +78,19 @@ def paths(form: Any, name: str = "") -> list[str]:
     return [accessor.codify(name) for accessor in form.accessors()]
 
 
+def spread(prefix: Any, structure: Any) -> list[Any]:
+    """For each leaf of `structure` the value of `prefix`, a structure that is cut off higher up,
+    above it. None is a value.
+
+    Raises:
+        ValueError: `prefix` has parts that `structure` has not.
+    """
+    flatten(structure)  # registers what is in both
+    values, form = _optree().tree_flatten(prefix, none_is_leaf=True, namespace=_NAMESPACE)
+    parts = form.flatten_up_to(structure)
+    return [v for v, part in zip(values, parts, strict=True) for _ in leaves(part)]
+
+
 def _register(cls: type[Any]) -> None:
     names = tuple(f.name for f in dataclasses.fields(cls))
 

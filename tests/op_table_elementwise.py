@@ -152,6 +152,8 @@ LOGIC = [
     Row(logic.CAST, logic.cast, _cast, 1, ALL, inputs=_cast_inputs, wide=False),
     Row(logic.IDENTITY, logic.identity, np.array, 1, ALL, gradients=(0,)),
     Row(logic.STOP_GRADIENT, logic.stop_gradient, np.array, 1, ALL),
+    Row(logic.READ_VARIABLE, logic.READ_VARIABLE, lambda x, _: np.array(x), 2, ALL,
+        shapes=lambda draw, arity: [any_shape(draw)] * arity),
 ]  # fmt: skip
 
 POSITIVE = (0.1, 3.0)

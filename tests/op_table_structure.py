@@ -195,7 +195,7 @@ def _index_inputs(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
 
 
 def _print(x: Any) -> Any:
-    return effects.PRINT(x, texts=("x =", None), sep=" ", end="\n", summarize=None, file="stdout")
+    return effects.PRINT(x, texts=("x = ", str, "\n"))
 
 
 _MOVES: dict[str, Any] = {"dtypes": ALL, "gradients": (0,), "wide": False}

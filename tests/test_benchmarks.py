@@ -41,6 +41,7 @@ def test_run_measures_both_modes_and_numpy(capsys, tmp_path):
         ("add 4x4", "dualmode eager"),
         ("add 4x4", "numpy"),
         ("x + y 4x4", "dualmode compiled"),
+        ("x + y of ten trees", "dualmode compiled"),
     }
     for r in found.values():
         assert len(r["blocks"]) == 2 and min(r["blocks"]) > 0

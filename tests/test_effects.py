@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
 import dualmode as dm
 from dualmode import debugging
 from dualmode.debugging import assert_
+from dualmode.ops.effects import python_print
 
 MODES = pytest.mark.parametrize("wrap", [lambda f: f, dm.function], ids=["eager", "compiled"])
 
@@ -44,7 +49,7 @@ def test_print_summarizes(capfd):
     out, err = capfd.readouterr()
     assert out == "[ 0  1 ... 98 99]\n"
     assert err == "[0 1 2]\n"
-    with pytest.raises(ValueError, match="'stdout' or 'stderr'"):
+    with pytest.raises(ValueError, match="'stdout', 'stderr', 'file://PATH'"):
         dm.print(1, file="log.txt")
 
 
@@ -102,3 +107,85 @@ def test_shapes():
         debugging.assert_shapes([(x, ("n", "k")), (x, ("k", 3))])
     with pytest.raises(ValueError, match=r"rank 3 expected, got float32\[2,3\]"):
         debugging.assert_rank(x, 3)
+
+
+# --- what print takes -----------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+@MODES
+def test_print_shows_nested_tensors_by_their_values(wrap, capfd):
+    @wrap
+    def show(x):
+        dm.print([x, "a"], (x,), {"k": x, 2: [x + 1]}, Pair(x, 1), "plain", [1, "b"], sep="|")
+
+    show(dm.asarray(2))
+    assert capfd.readouterr().out == (
+        "[2, 'a']|(2,)|{'k': 2, 2: [3]}|Pair(left=2, right=1)|plain|[1, 'b']\n"
+    )
+
+
+@MODES
+def test_print_goes_where_it_is_told(wrap, capfd, tmp_path):
+    stream, logged = io.StringIO(), []
+
+    @wrap
+    def show(x):
+        dm.print("stream", x, output_stream=stream)
+        dm.print("logger", x, output_stream=logged.append)
+        dm.print("file", x, file=f"file://{tmp_path}/log.txt")
+        dm.print("stderr", x, file=sys.stderr, end="")
+        dm.print("stdout", x, file=sys.stdout)
+
+    show(dm.asarray(1))
+    show(dm.asarray(2))
+    assert stream.getvalue() == "stream 1\nstream 2\n"
+    assert logged == ["logger 1", "logger 2"]
+    assert (tmp_path / "log.txt").read_text() == "file 1\nfile 2\n"
+    assert capfd.readouterr() == ("stdout 1\nstdout 2\n", "stderr 1stderr 2")
+
+
+def test_print_finds_the_stream_of_the_moment(monkeypatch):
+    step = dm.function(lambda x: dm.print("x", x))
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        step(1)
+        assert sys.stdout.getvalue() == "x 1\n"
+
+
+@MODES
+def test_python_print_shows_what_python_shows(wrap, capfd):
+    x = dm.asarray([1.5, 2.0])
+
+    @wrap
+    def show(x, n):
+        python_print("x", x, [x, 1], {"k": n}, n, sep="; ", end=".\n")
+
+    show(x, 3)
+    print("x", x, [x, 1], {"k": 3}, 3, sep="; ", end=".\n", flush=True)
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == second
+
+
+@MODES
+def test_effects_in_loops_and_branches_keep_their_order(wrap, capfd):
+    @wrap
+    def step(x):
+        def body(i, s):
+            dm.print("start", i)
+            s = dm.numpy_function(lambda a: print("host", a, flush=True) or a + 1, [s], dm.float32)
+            dm.cond(i > 0, lambda: dm.print("later", s), lambda: dm.print("first", s))
+            debugging.assert_less(s, 3.0, "too much")
+            return i + 1, s
+
+        return dm.while_loop(lambda i, s: i < 3, body, (0, x))[1]
+
+    with pytest.raises(AssertionError, match="too much: x < y expected: 3.0 and 3.0"):
+        step(dm.asarray(0.0))
+    expected = ["start 0", "host 0.0", "first 1.0", "start 1", "host 1.0", "later 2.0"]
+    expected += ["start 2", "host 2.0", "later 3.0"]
+    assert capfd.readouterr().out.splitlines() == expected

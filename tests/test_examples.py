@@ -56,6 +56,75 @@ def test_both_modes_give_the_same_losses(name):
     np.testing.assert_allclose(eager, compiled, rtol=1e-3, atol=1e-4)
 
 
+def in_both_modes(name, capsys, *argv):
+    """The example's result in both modes, which print the same."""
+    results, prints = [], []
+    for mode in ("eager", "compiled"):
+        results.append(run(name, "--mode", mode, *argv))
+        prints.append(capsys.readouterr().out)
+    return *results, *prints
+
+
+def test_fizzbuzz(capsys):
+    eager, compiled, said, repeated = in_both_modes("fizzbuzz", capsys)
+    assert eager == compiled == {"numbers": 8}
+    assert said == repeated
+    assert said.split()[:5] == ["1", "2", "Fizz", "4", "Buzz"] and "FizzBuzz" in said
+
+
+def test_custom_gradients(capsys):
+    eager, compiled, *_ = in_both_modes("custom_gradients", capsys)
+    for result in (eager, compiled):
+        assert result["stable"] == 1.0 and np.isnan(result["naive"])
+        # the norm of the clipped gradient, before the square's factor 2 x
+        np.testing.assert_allclose(np.linalg.norm(result["clipped"] / [6, 8]), 0.5, rtol=1e-5)
+        assert result["values"][-1] < 1e-3 * result["values"][0]
+        assert all(b < a for a, b in zip(result["values"], result["values"][1:], strict=False))
+        value, gradient = result["through"]
+        assert 0 < value < result["values"][1] and np.isfinite(gradient).all()
+    np.testing.assert_allclose(eager["values"], compiled["values"], rtol=1e-4)
+    np.testing.assert_allclose(eager["through"][1], compiled["through"][1], rtol=1e-3)
+
+
+def test_training_loop(capsys):
+    eager, compiled, said, repeated = in_both_modes("training_loop", capsys)
+    assert said == repeated and said.count("epoch") == 3
+    assert eager["loss"] < 0.3
+    np.testing.assert_allclose(eager["loss"], compiled["loss"], rtol=1e-3)
+    for a, b in zip(eager["weights"], compiled["weights"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_newton(capsys):
+    for result in in_both_modes("newton", capsys)[:2]:
+        np.testing.assert_allclose(result["x"], [1, 1], rtol=1e-9)
+        assert result["steps"] == 7
+
+
+def test_maml(capsys):
+    eager, compiled, *_ = in_both_modes("maml", capsys, "--quick")
+    np.testing.assert_allclose(eager["losses"], compiled["losses"], rtol=1e-3)
+    learned = run("maml", "--mode", "compiled")["losses"]
+    assert np.mean(learned[-20:]) < 0.7 * np.mean(learned[:20])
+
+
+def test_neural_ode(capsys):
+    eager, compiled, *_ = in_both_modes("neural_ode", capsys)
+    assert eager["steps"] == compiled["steps"] > 5
+    np.testing.assert_allclose(eager["gradient"], compiled["gradient"], rtol=1e-9)
+
+
 def test_every_example_is_under_test():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"linear_regression", "iris_regression", "perceptron", "digits"}
+    assert names == {
+        "custom_gradients",
+        "digits",
+        "fizzbuzz",
+        "iris_regression",
+        "linear_regression",
+        "maml",
+        "neural_ode",
+        "newton",
+        "perceptron",
+        "training_loop",
+    }

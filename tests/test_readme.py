@@ -27,13 +27,16 @@ def test_readme_blocks(mode, tmp_path, monkeypatch, capsys):
     names = {"__name__": "readme"}
     for block in BLOCK.finditer(text):
         first = text.count("\n", 0, block.start(1))
-        code = compile("\n" * first + block[1], str(README), "exec")  # lines as in the README
-        exec(code, names)
+        source = "\n" * first + block[1]  # lines as in the README
+        file = f"{README}#{first + 1}"
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        exec(compile(source, file, "exec"), names)
         printed = capsys.readouterr().out
         if block[2] is not None and mode == "compiled":
             assert printed == block[2], f"README.md:{first + 1}"
 
 
+@pytest.mark.filterwarnings("ignore::dualmode.errors.SideEffectWarning")
 @pytest.mark.parametrize(("code", "message"), BLOCK.findall(ERRORS.read_text()))
 def test_error_messages(code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

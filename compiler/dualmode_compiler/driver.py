@@ -6,15 +6,17 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 
 from . import expr, passes
-from .emit.main import Program, Slots, emit_main
-from .graph import Graph, running
-from .loops import HostCall, Kernel
+from .emit.main import Program, emit_main
+from .emit.steps import OUT_OF_MEMORY, Slots
+from .graph import COND, Graph, running
+from .loops import Control, HostCall, Kernel, Step
 from .lower import lower
 from .plan import Plan, plan
 from .runtime import entry_native, jit, pool
@@ -148,10 +150,7 @@ class _Native:
         with expr.fresh():
             steps, lowering = owner._stage("lower", lambda: lower(owner.graph))
             self.plan: Plan = owner._stage("plan", lambda: plan(owner.graph, steps, lowering))
-            self.constants = [
-                np.ascontiguousarray(lowering.constants[b].attr("value").array)
-                for b in self.plan.constants
-            ]
+            self.constants = [np.ascontiguousarray(c.array) for c in self.plan.constants]
             first = slots.callback + 1
             table = Slots(
                 slots.params,
@@ -166,7 +165,10 @@ class _Native:
         self.size = first + len(self.constants)
         self.arena = self.plan.arena
         machine = owner._stage(
-            "codegen", lambda: jit.compile_texts(self.program.modules(), owner.host)
+            "codegen",
+            lambda: jit.compile_texts(
+                self.program.modules(), owner.host, "run" if self.program.structured else ""
+            ),
         )
         self._library = owner._stage(
             "load", lambda: jit.load(machine, ["run"], pool.symbols() if self._threaded else {})
@@ -199,7 +201,9 @@ class _Native:
             self.fail(code)
 
     def fail(self, code: int) -> None:
-        """Raise what the host call number `code - 1` raised."""
+        """Raise what the host call number `code - 1` raised, or that there is no memory."""
+        if code == OUT_OF_MEMORY:
+            raise MemoryError("no memory left for the values that a loop saves in each iteration")
         error = self._errors.raised
         self._errors.raised = None
         raise error
@@ -217,7 +221,8 @@ class _Native:
                 )
             )
             running.site = call.node.site
-            with np.errstate(all="ignore"):
+            # an effect may run the user's own code, which keeps the user's settings
+            with nullcontext() if call.node.op.effect else np.errstate(all="ignore"):
                 out[...] = call.node.op.kernel(*inputs, **dict(call.node.attrs))
         except BaseException as error:
             self._errors.raised = error
@@ -262,14 +267,33 @@ def explain(executable: Executable) -> str:
     lines = [f"{executable.name}: {len(executable.graph.nodes())} nodes"]
     code = executable.native()
     for k, step in enumerate(code.plan.steps):
-        if isinstance(step, Kernel):
-            fused = ", ".join(n.op.name for n in step.nodes)
-            kind = "contraction" if step.contraction else "loops"
-            sizes = " x ".join(str(a.extent) for a in step.axes) or "scalar"
-            lines.append(f"  {k}: {kind} over {sizes}: {fused}")
-        elif isinstance(step, HostCall):
-            lines.append(f"  {k}: host callback: {step.node.op.name}")
-        else:
-            lines.append(f"  {k}: copy {step.source.spec}")
+        lines += _explain(step, f"  {k}: ")
     lines.append(f"  arena: {code.arena} bytes")
     return "\n".join(lines)
+
+
+def _explain(step: Step, head: str) -> list[str]:
+    if isinstance(step, Kernel):
+        fused = ", ".join(n.op.name for n in step.nodes)
+        kind = "contraction" if step.contraction else "loops"
+        sizes = " x ".join(str(a.extent) for a in step.axes) or "scalar"
+        return [f"{head}{kind} over {sizes}: {fused}"]
+    if isinstance(step, HostCall):
+        when = "" if step.guard is None else ", where it has something to do"
+        return [f"{head}host callback: {step.node.op.name}{when}"]
+    if not isinstance(step, Control):
+        return [f"{head}copy {step.source.spec}"]
+    lines = [f"{head}{step.node.op.name}"]
+    indent = " " * (len(head) - len(head.lstrip()) + 2)
+    for label, inside in zip(_labels(step), step.plans, strict=True):
+        lines.append(f"{indent}{label}:")
+        for k, inner in enumerate(inside.steps):
+            lines += _explain(inner, f"{indent}  {k}: ")
+    return lines
+
+
+def _labels(step: Control) -> list[str]:
+    """What each of the graphs that `step` owns is to it."""
+    if step.node.op is COND:
+        return [f"branch {k}" for k in range(len(step.plans))]
+    return ["body", "condition"][: len(step.plans)]

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from .expr import LowerRule
-from .spec import Spec, spec_of
+from .spec import Spec, spec_of, uint8
+
+TOKEN = Spec((0,), uint8)  # of nodes that have no value of their own
 
 
 class OpDef(Protocol):
@@ -21,7 +23,8 @@ class OpDef(Protocol):
         name: what the text form prints.
         infer: `(*specs, **attrs) -> Spec`; raises on shapes or dtypes that do not fit.
         kernel: `(*arrays, **attrs) -> array` in NumPy; called back when `lower` is missing.
-        lower: `(index, out_spec, *readers, **attrs) -> Expr` (see `expr`), or None.
+        lower: `(index, out_spec, *readers, **attrs) -> Expr` (see `expr`), or None. That of an
+            effect is a bool: whether the kernel has anything to do and must be called back.
         simplify: rewrite rules `(node, graph) -> Node | None` that this op owns.
         effect: True for prints and assertions: kept, never merged, run in order.
     """
@@ -58,6 +61,27 @@ class Structural:
 
 PARAM = Structural("param")  # attrs: index
 CONST = Structural("const")  # attrs: value (`Literal`)
+ITEM = Structural("item")  # attrs: index; one of the results of the node that it reads
+
+# Nodes that own graphs. Their results are read by `ITEM`s; they have none of their own (`TOKEN`).
+#
+# COND, attrs: branches. Reads a number (int32) and operands, the parameters of every branch; the
+# results are the outputs of that branch; the last one stands for all numbers out of range.
+COND = Structural("cond")
+# CALL, attrs: body, inline, derivative. The outputs of `body` for these operands. Where `inline` is
+# false it is computed by itself: nothing is shared with the code around it. `derivative` is the
+# engine's.
+CALL = Structural("call")
+# LOOP, attrs: body, cond, carried, scanned, length, reverse. Reads `carried` initial values, then
+# `scanned` arrays, then values that stay fixed. `body` takes the carried values, one entry of each
+# array (along its first axis), the fixed values, and gives the new carried values and one entry of
+# each stacked result. `cond`, where it is not None, takes the carried and the fixed values; the
+# loop goes on while it holds, at most `length` times unless that is None. Without it there are
+# exactly `length` iterations; None: as many as the stacks among the scanned arrays have entries.
+# `reverse` takes entries, and places stacked ones, from the last to the first. The results are the
+# last carried values, then the stacked ones: [length, ...], or, where `length` iterations are not
+# certain, stacks: shape [-1, ...], as many entries as there were iterations.
+LOOP = Structural("loop")
 
 
 class Literal:
@@ -92,9 +116,11 @@ class Node:
         spec: shape and dtype of the value.
         site: the user's (file, line), for messages; no part of the node's identity.
         uid: creation order within the process: a node's inputs have smaller ones.
+        graphs: the graphs that it owns, in the order of its attributes.
+        effect: True for effects, and for owners of graphs that have some.
     """
 
-    __slots__ = ("attrs", "inputs", "op", "site", "spec", "uid")
+    __slots__ = ("attrs", "effect", "graphs", "inputs", "op", "site", "spec", "uid")
     _serial = itertools.count()
 
     def __init__(
@@ -106,6 +132,8 @@ class Node:
         self.spec = spec
         self.site = site
         self.uid = next(Node._serial)
+        self.graphs = owned(attrs) if spec is TOKEN else ()
+        self.effect = op.effect or any(g.effects for g in self.graphs)
 
     def attr(self, name: str) -> Any:
         return dict(self.attrs)[name]
@@ -131,6 +159,36 @@ class _Running(threading.local):
 running = _Running()
 
 
+def owned(attrs: Attrs) -> tuple[Graph, ...]:
+    """The graphs among attributes."""
+    values = (v if isinstance(v, tuple) else (v,) for _, v in attrs)
+    return tuple(g for value in values for g in value if isinstance(g, Graph))
+
+
+def map_graphs(attrs: Attrs, change: Callable[[Graph], Graph]) -> Attrs:
+    """`attrs` with `change` of every graph among them."""
+
+    def changed(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(changed, x))
+        return change(x) if isinstance(x, Graph) else x
+
+    return tuple((name, changed(x)) for name, x in attrs)
+
+
+def results(node: Node) -> list[Spec]:
+    """The specs of the results of a node that owns graphs."""
+    last: Graph = node.attr("branches")[-1] if node.op is COND else node.attr("body")
+    specs = [n.spec for n in last.outputs]
+    if node.op is not LOOP:
+        return specs
+    carried, length = node.attr("carried"), node.attr("length")
+    count = -1 if length is None or node.attr("cond") is not None else length
+    return [
+        s if k < carried else Spec((count, *s.shape), s.dtype, s.weak) for k, s in enumerate(specs)
+    ]
+
+
 def freeze(x: Any) -> Any:
     """An attribute in hashable form: lists become tuples, arrays `Literal`s, scalars numbers."""
     if isinstance(x, list | tuple):
@@ -150,6 +208,8 @@ class Graph:
         updates: (parameter index, node): that parameter is a state whose new value is the node's.
         effects: effect nodes in the order in which they must run.
         log: lines that passes leave behind: which rule fired where.
+        base: a graph with the same parameters, whose outputs are the first of this one's: what a
+            loop computes with both as its body, it need only compute with this one.
     """
 
     params: list[Node] = field(default_factory=list)
@@ -157,12 +217,19 @@ class Graph:
     updates: list[tuple[int, Node]] = field(default_factory=list)
     effects: list[Node] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    base: Graph | None = None
     _interned: dict[tuple[Any, ...], Node] = field(default_factory=dict, repr=False)
 
     def param(self, spec: Spec) -> Node:
         node = Node(PARAM, (), (("index", len(self.params)),), spec, None)
         self.params.append(node)
         return node
+
+    def set_params(self, params: Sequence[Node]) -> None:
+        """Take these parameters, in this order; others must not be in use."""
+        self.params = list(params)
+        for k, node in enumerate(self.params):
+            node.attrs = (("index", k),)
 
     def const(self, value: Any) -> Node:
         literal = value if isinstance(value, Literal) else Literal(np.asarray(value))
@@ -187,15 +254,23 @@ class Graph:
     def _make(
         self, op: OpDef, inputs: tuple[Node, ...], attrs: Attrs, spec: Spec, site: Site | None
     ) -> Node:
-        if op.effect:
-            node = Node(op, inputs, attrs, spec, site)
-            self.effects.append(node)
-            return node
         key = (op, inputs, attrs, spec)
-        node = self._interned.get(key)
-        if node is None:
-            node = self._interned[key] = Node(op, inputs, attrs, spec, site)
+        node = None if op.effect else self._interned.get(key)
+        if node is not None:
+            return node
+        node = Node(op, inputs, attrs, spec, site)
+        if node.effect:
+            self.effects.append(node)
+        else:
+            self._interned[key] = node
         return node
+
+    def items(self, node: Node) -> list[Node]:
+        """The results of `node`, which owns graphs."""
+        return [
+            self.add(ITEM, [node], {"index": k}, node.site, spec)
+            for k, spec in enumerate(results(node))
+        ]
 
     def roots(self) -> list[Node]:
         return [*self.outputs, *(n for _, n in self.updates), *self.effects]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from . import expr
 from .contract import Gemm
 from .expr import Affine, Axis, Buffer, Expr, Load, Reduce
-from .graph import Node
+from .graph import LOOP, Graph, Node
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 
 @dataclass(slots=True)
@@ -65,14 +69,19 @@ class Kernel:
 
 @dataclass(slots=True)
 class HostCall:
-    """A node whose NumPy kernel is called back, because it has no lowering or is an effect."""
+    """A node whose NumPy kernel is called back, because it has no lowering or is an effect.
+
+    Attributes:
+        guard: holds whether there is anything to call it for; None: always.
+    """
 
     node: Node
     inputs: list[Buffer]
     output: Buffer
+    guard: Buffer | None = None
 
     def reads(self) -> list[Buffer]:
-        return self.inputs
+        return self.inputs if self.guard is None else [*self.inputs, self.guard]
 
     def writes(self) -> list[Buffer]:
         return [self.output]
@@ -92,7 +101,65 @@ class Copy:
         return [self.target]
 
 
-Step = Kernel | HostCall | Copy
+@dataclass(eq=False, slots=True)
+class Control:
+    """A node that owns graphs: a branch, a call or a loop.
+
+    A loop's body has its carried values as states, which it updates in place, iteration by
+    iteration; its outputs are the entries of stacked results. Results that nobody reads are left
+    out, but for carried ones.
+
+    Attributes:
+        inputs: the node's operands.
+        outputs: results; those of a loop's carried values come first.
+        graphs: branches; or a loop's body, then its condition if it has one.
+        plans: theirs, once they are planned.
+        scratch: memory for them, which one after the other has; None if they need none.
+    """
+
+    node: Node
+    inputs: list[Buffer]
+    outputs: list[Buffer]
+    graphs: list[Graph]
+    plans: list[Plan] = field(default_factory=list)
+    scratch: Buffer | None = None
+
+    @property
+    def carried(self) -> int:
+        return self.node.attr("carried") if self.node.op is LOOP else 0
+
+    @property
+    def scanned(self) -> int:
+        return self.node.attr("scanned") if self.node.op is LOOP else 0
+
+    def reads(self) -> list[Buffer]:
+        return list(dict.fromkeys(self.inputs))
+
+    def writes(self) -> list[Buffer]:
+        return self.outputs if self.scratch is None else [*self.outputs, self.scratch]
+
+    @property
+    def may_fail(self) -> bool:
+        """True where a host call may raise, or memory of unknown size run out."""
+        inside = (s for p in self.plans for s in p.steps)
+        stacks = any(b.spec.is_stack for b in self.outputs)
+        return stacks or any(may_fail(s) for s in inside)
+
+    @property
+    def may_hang(self) -> bool:
+        """True where a loop may not end."""
+        if self.node.op is LOOP and self.node.attr("cond") is not None:
+            return True
+        inside = (s for p in self.plans for s in p.steps)
+        return any(isinstance(s, Control) and s.may_hang for s in inside)
+
+
+Step = Kernel | HostCall | Copy | Control
+
+
+def may_fail(step: Step) -> bool:
+    """True where a run may end at `step`, with an error."""
+    return isinstance(step, HostCall) or (isinstance(step, Control) and step.may_fail)
 
 
 def walk(roots: Iterable[Expr]) -> Iterator[Expr]:

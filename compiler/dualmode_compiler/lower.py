@@ -20,21 +20,27 @@ import numpy as np
 
 from . import expr
 from .contraction import is_contraction, recognise
-from .expr import Apply, Axis, Buffer, Const, Expr, Load, Reduce, int64
-from .graph import CONST, PARAM, Graph, Node
-from .loops import HostCall, Kernel, Step, Store, collapse, collapse_reduce, flat, loads, walk
-from .spec import Spec
-
-# Relative cost of evaluating a function once, in units of an addition.
-_COST = {"cast": 1, "select": 1, "div": 4, "sqrt": 4, "floordiv": 8, "mod": 8, "fmod": 40}
-_TRANSCENDENTAL = dict.fromkeys(
-    ["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf", "pow", "atan", "atan2"], 15
+from .cost import cost, repeated_cost
+from .expr import Axis, Buffer, Const, Expr, Load, Reduce, int64
+from .graph import CONST, ITEM, LOOP, PARAM, Graph, Node, results
+from .loops import (
+    Control,
+    HostCall,
+    Kernel,
+    Step,
+    Store,
+    collapse,
+    collapse_reduce,
+    flat,
+    loads,
+    walk,
 )
-_COST.update(_TRANSCENDENTAL, sigmoid=18, softplus=25)
+from .spec import Spec, bool_
 
 CHEAP = 2  # an expression of at most this cost is recomputed by each reader rather than stored
 RECOMPUTE = 48  # evaluations a fused reader may repeat, in additions per element
 SERIAL = 1 << 14  # elements up to which a kernel may lose its outer, parallel loop
+_FLAG = Spec((), bool_)
 DEPTH = 120  # nesting of expressions, kept clear of Python's recursion limit
 
 
@@ -75,45 +81,6 @@ class Cluster:
         return math.prod(a.extent for a in self.axes)
 
 
-def cost(x: Expr, memo: dict[Expr, tuple[float, int]]) -> tuple[float, int]:
-    """(additions to evaluate `x` once, nesting depth). Index arithmetic is free."""
-    if x in memo:
-        return memo[x]
-    for e in walk([x]):
-        if e in memo:
-            continue
-        parts = [memo[c] for c in expr.operands(e)]
-        total = sum(p[0] for p in parts) + _own_cost(e)
-        depth = 1 + max((p[1] for p in parts), default=0)
-        if isinstance(e, Reduce):
-            total = (total + 1) * math.prod(a.extent for a in e.bound)
-        memo[e] = total, depth
-    return memo[x]
-
-
-def _own_cost(x: Expr) -> float:
-    if not isinstance(x, Apply) or (x.dtype is int64 and x.axes and expr.bounds(x)):
-        return 0
-    return _COST.get(x.fn, 1)
-
-
-def repeated_cost(x: Expr, fixed: frozenset[Axis], memo: dict[Expr, tuple[float, int]]) -> float:
-    """Additions to evaluate `x` again while the `fixed` axes stay: what depends on no others is
-    computed once, outside."""
-    total, seen, stack = 0.0, set[Expr](), [x]
-    while stack:
-        e = stack.pop()
-        if e in seen or e.axes <= fixed:
-            continue
-        seen.add(e)
-        if isinstance(e, Reduce):
-            total += cost(e, memo)[0]
-        else:
-            total += _own_cost(e)
-            stack.extend(expr.operands(e))
-    return total
-
-
 class Lowering:
     """The state of lowering one graph."""
 
@@ -125,6 +92,8 @@ class Lowering:
         self.lowered: dict[Node, Lowered] = {}
         self.producer: dict[Buffer, Lowered] = {}
         self.constants: dict[Buffer, Node] = {}
+        self.items: dict[Node, dict[int, Buffer]] = {}  # results of owners of graphs, by number
+        self.guards: dict[Node, Lowered] = {}  # whether an effect has anything to do
         self.stored = self._demanded()
         for node in self.nodes:
             self._lower(node)
@@ -149,7 +118,7 @@ class Lowering:
         return tuple(index), tuple(used)
 
     def _lower(self, node: Node) -> None:
-        index, axes = self.index_of(node.spec)
+        index, axes = ((), ()) if node.spec.is_stack else self.index_of(node.spec)
         buffer = Buffer(f"b{len(self.lowered)}", node.spec)
         item = Lowered(node, index, axes, None, buffer)
         self.lowered[node] = item
@@ -161,9 +130,15 @@ class Lowering:
         if node.op is CONST:
             self._lower_const(item)
             return
-        if node.op.lower is not None and not node.op.effect:
+        if node.op is ITEM:  # where its owner stores it
+            self.items.setdefault(node.inputs[0], {})[node.attr("index")] = buffer
+            return
+        if node.op.lower is not None:
             readers = [_Reader(self, n) for n in node.inputs]
-            item.value = node.op.lower(index, node.spec, *readers, **dict(node.attrs))
+            if node.op.effect:
+                self._guard(node, node.op.lower((), _FLAG, *readers, **dict(node.attrs)))
+            else:
+                item.value = node.op.lower(index, node.spec, *readers, **dict(node.attrs))
         if item.value is None:  # the host reads whole arrays
             self.stored.add(node)
             self.stored.update(node.inputs)
@@ -171,6 +146,11 @@ class Lowering:
         if is_contraction(item.value, axes):
             self._demand_operands(item)
         item.virtual = node not in self.stored and self._cheap(item.value)
+
+    def _guard(self, node: Node, value: Expr | None) -> None:
+        if value is not None:
+            buffer = Buffer(f"g{len(self.guards)}", _FLAG)
+            self.guards[node] = self.producer[buffer] = Lowered(node, (), (), value, buffer)
 
     def _lower_const(self, item: Lowered) -> None:
         array = item.node.attr("value").array
@@ -271,21 +251,28 @@ class _Clusters:
         self.home: dict[Buffer, Cluster] = {}
 
     def place(self, item: Lowered) -> None:
-        value = item.value
-        if value is None or item.node.op.effect:
+        if item.node.op is ITEM:
+            cluster = self.home[self.lowering.lowered[item.node.inputs[0]].buffer]
+        elif item.value is None:
+            if item.node in self.lowering.guards:
+                self.place(self.lowering.guards[item.node])
             cluster = self._new(item, host=True)
         else:
-            reads = {x.buffer for x in loads(value)}
-            cluster = None
-            if not is_contraction(value, item.axes):
-                cluster = self._find(item, value, reads)
-            if cluster is None:
-                cluster = self._new(item, contraction=is_contraction(value, item.axes))
-            cluster.axes = max(cluster.axes, item.axes, key=len)
-            cluster.values[item.buffer] = self._inline(cluster, value)
-            cluster.reads |= reads
+            cluster = self._computed(item, item.value)
         cluster.members.append(item)
         self.home[item.buffer] = cluster
+
+    def _computed(self, item: Lowered, value: Expr) -> Cluster:
+        reads = {x.buffer for x in loads(value)}
+        cluster = None
+        if not is_contraction(value, item.axes):
+            cluster = self._find(item, value, reads)
+        if cluster is None:
+            cluster = self._new(item, contraction=is_contraction(value, item.axes))
+        cluster.axes = max(cluster.axes, item.axes, key=len)
+        cluster.values[item.buffer] = self._inline(cluster, value)
+        cluster.reads |= reads
+        return cluster
 
     def _new(self, item: Lowered, contraction: bool = False, host: bool = False) -> Cluster:
         cluster = Cluster(len(self.list), item.axes, contraction, host)
@@ -361,15 +348,38 @@ def lower(graph: Graph) -> tuple[list[Step], Lowering]:
         if cluster.host:
             node = cluster.members[0].node
             inputs = [lowering.lowered[n].buffer for n in node.inputs]
-            steps.append(HostCall(node, inputs, cluster.members[0].buffer))
+            if node.graphs:
+                steps.append(_control(node, inputs, lowering.items.get(node, {})))
+            else:
+                guard = lowering.guards.get(node)
+                flag = None if guard is None else guard.buffer
+                steps.append(HostCall(node, inputs, cluster.members[0].buffer, flag))
         else:
             steps.append(_kernel(cluster, needed))
     return steps, lowering
 
 
+def _control(node: Node, inputs: list[Buffer], items: dict[int, Buffer]) -> Control:
+    wanted = sorted(items)
+    if node.op is not LOOP:
+        graphs = [
+            Graph(g.params, [g.outputs[k] for k in wanted], effects=g.effects) for g in node.graphs
+        ]
+        return Control(node, inputs, [items[k] for k in wanted], graphs)
+    body, cond, carried = node.attr("body"), node.attr("cond"), node.attr("carried")
+    stacked = [k for k in wanted if k >= carried]
+    states = [(k, n) for k, n in enumerate(body.outputs[:carried])]
+    entries = [body.outputs[k] for k in stacked]
+    specs = results(node)
+    outputs = [items.get(k) or Buffer(f"u{k}", specs[k]) for k in (*range(carried), *stacked)]
+    graphs = [Graph(body.params, entries, states, body.effects)]
+    return Control(node, inputs, outputs, graphs if cond is None else [*graphs, cond])
+
+
 def _needed(lowering: Lowering, clusters: _Clusters) -> set[Buffer]:
     """Buffers that someone outside their own cluster reads."""
     needed = {lowering.lowered[n].buffer for n in lowering.stored}
+    needed.update(guard.buffer for guard in lowering.guards.values())
     for cluster in clusters.list:
         for value in cluster.values.values():
             needed.update(x.buffer for x in loads(value))

@@ -9,16 +9,18 @@ from itertools import pairwise
 from typing import TypeGuard
 
 from .expr import Buffer, Load
-from .graph import PARAM, Graph, Node
-from .loops import Copy, HostCall, Kernel, Step, walk
-from .lower import Lowering
+from .graph import PARAM, Graph, Literal, Node
+from .loops import Control, Copy, HostCall, Kernel, Step, may_fail, walk
+from .lower import Lowering, lower
+from .spec import Spec, uint8
 
 ALIGN = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`kind` is "param", "output" or "const" with its number, or "arena" with a byte offset."""
+    """`kind` is "param", "output" or "const" with its number, or "arena" with a byte offset; or
+    "stack": memory of its own, whose size only the run knows."""
 
     kind: str
     at: int
@@ -30,30 +32,55 @@ class Plan:
 
     Attributes:
         arena: bytes of scratch memory, the largest sum of what is alive at once.
-        constants: arrays that "const" places stand for.
+        constants: arrays that "const" places stand for, here and in the graphs that nodes own.
     """
 
     steps: list[Step]
     places: dict[Buffer, Place]
     arena: int
-    constants: list[Buffer] = field(default_factory=list)
+    constants: list[Literal] = field(default_factory=list)
 
 
-def plan(graph: Graph, steps: list[Step], lowering: Lowering) -> Plan:
-    order = _Order(steps)
+def plan(
+    graph: Graph,
+    steps: list[Step],
+    lowering: Lowering,
+    constants: dict[Literal, int] | None = None,
+) -> Plan:
+    """Order `steps` and place their buffers; `constants` are those known so far, with numbers."""
+    numbers = {} if constants is None else constants
+    for step in steps:
+        if isinstance(step, Control):
+            _plan_owned(step, numbers)
+    order = _Order(steps, lasting=constants is None)
     places = _Places(graph, lowering, order).assign()
-    constants = list(lowering.constants)
-    places.update((b, Place("const", k)) for k, b in enumerate(constants))
+    for b, node in lowering.constants.items():
+        number = numbers.setdefault(node.attr("value"), len(numbers))
+        places[b] = Place("const", number)
     final = order.sort()
     arena = _arena(final, places)
-    return Plan(final, places, arena, constants)
+    return Plan(final, places, arena, list(numbers))
+
+
+def _plan_owned(step: Control, constants: dict[Literal, int]) -> None:
+    """Plan the graphs of `step`, which gets the memory that the largest of them needs."""
+    for graph in step.graphs:
+        step.plans.append(plan(graph, *lower(graph), constants))
+    size = max(p.arena for p in step.plans)
+    if size:
+        step.scratch = Buffer("scratch", Spec((size,), uint8))
 
 
 class _Order:
-    """A partial order of steps: data first, then what in-place updates ask for."""
+    """A partial order of steps: data first, then what in-place updates ask for.
 
-    def __init__(self, steps: list[Step]) -> None:
+    Attributes:
+        lasting: states outlive a run that fails; those of a loop's body do not.
+    """
+
+    def __init__(self, steps: list[Step], lasting: bool) -> None:
         self.steps = list(steps)
+        self.lasting = lasting
         self.after: list[set[int]] = [set() for _ in steps]  # step -> steps that must follow
         self.writer: dict[Buffer, int] = {}
         self.readers: dict[Buffer, list[int]] = {}
@@ -62,12 +89,12 @@ class _Order:
                 self.writer[b] = k
         for k, step in enumerate(steps):
             self._link(k, step)
-        self.calls = {s.node.uid: k for k, s in enumerate(steps) if isinstance(s, HostCall)}
+        self.calls = {s.node.uid: k for k, s in enumerate(steps) if _may_not_return(s)}
         self._order_calls()
 
     def _order_calls(self) -> None:
-        """Effects run in program order; other host calls after the effects before them, which may
-        be checks of their operands, unless those need the call's result."""
+        """Effects run in program order; what may fail or not end comes after the effects before it,
+        which may be checks of its operands, unless those need its result."""
         effects = [u for u, k in sorted(self.calls.items()) if _is_effect(self.steps[k])]
         for a, b in pairwise(effects):
             self.after[self.calls[a]].add(self.calls[b])
@@ -77,9 +104,10 @@ class _Order:
                     self.after[self.calls[u]].add(call)
 
     def before_write(self, state: Buffer) -> set[int]:
-        """What must run before `state` changes: its readers, and all host calls, since these may
-        fail, and then all states have to be as they were."""
-        return {*self.readers.get(state, ()), *self.calls.values()}
+        """What must run before `state` changes: its readers, and all that may fail, for then
+        lasting states have to be as they were."""
+        readers = self.readers.get(state, ())
+        return {*readers, *self.calls.values()} if self.lasting else {*readers}
 
     def _link(self, k: int, step: Step) -> None:
         for b in step.reads():
@@ -125,8 +153,27 @@ class _Order:
         return out
 
 
-def _is_effect(step: Step) -> TypeGuard[HostCall]:
-    return isinstance(step, HostCall) and step.node.op.effect
+def _may_not_return(step: Step) -> TypeGuard[HostCall | Control]:
+    return may_fail(step) or (isinstance(step, Control) and step.may_hang)
+
+
+def _is_effect(step: Step) -> bool:
+    return isinstance(step, HostCall | Control) and step.node.effect
+
+
+def in_place(step: Step, source: Buffer, target: Buffer) -> bool:
+    """True if `step` can store `target` over `source`: it reads that only where it is about to
+    store, or, a loop, as the initial value of the result `target`."""
+    if isinstance(step, Kernel):
+        return same_element(step, source, target)
+    if source not in step.reads():
+        return True
+    return (
+        isinstance(step, Control)
+        and target in step.outputs[: step.carried]
+        and step.inputs.count(source) == 1
+        and step.inputs[step.outputs.index(target)] is source
+    )
 
 
 def same_element(kernel: Kernel, source: Buffer, target: Buffer) -> bool:
@@ -160,6 +207,9 @@ class _Places:
         return buffer
 
     def assign(self) -> dict[Buffer, Place]:
+        for b in self.order.writer:
+            if b.spec.is_stack:
+                self.places[b] = Place("stack", 0)
         late = [
             (k, n) for k, n in self.graph.updates if k in self.states and not self._direct(k, n)
         ]
@@ -178,7 +228,7 @@ class _Places:
             return False
         writer = order.writer[value]
         step = order.steps[writer]
-        if not isinstance(step, Kernel) or not same_element(step, state, value):
+        if (order.lasting and may_fail(step)) or not in_place(step, state, value):
             return False
         before = order.before_write(state) - {writer}
         if any(order.reaches(writer, b) for b in before):
@@ -245,12 +295,10 @@ def _aligned(b: Buffer) -> int:
 def _reuse(
     step: Step, b: Buffer, dying: list[Buffer], held: dict[Buffer, tuple[int, int]]
 ) -> tuple[int, int] | None:
-    """The block of an operand that dies here and is read only where `b` is stored."""
-    if not isinstance(step, Kernel):
-        return None
+    """The block of an operand that dies here and over which `b` can be stored."""
     for source in dying:
         fits = source in held and held[source][1] == _aligned(b)
-        if fits and source.spec.nbytes == b.spec.nbytes and same_element(step, source, b):
+        if fits and source.spec.nbytes == b.spec.nbytes and in_place(step, source, b):
             return held.pop(source)
     return None
 

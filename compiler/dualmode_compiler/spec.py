@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def dtype(x: Any) -> DType:
         return float32
     try:
         return from_numpy(np.dtype(x))
-    except TypeError:
+    except (TypeError, ValueError):
         names = ", ".join(DTYPES)
         raise TypeError(f"{x!r} is not an element type; the supported ones are {names}") from None
 
@@ -185,7 +186,7 @@ class Spec:
     weak: bool
 
     def __new__(cls, shape: Iterable[int], dtype: DType, weak: bool = False) -> Spec:
-        shape = tuple(shape)
+        shape = tuple(map(index, shape))
         key = (shape, dtype, weak)
         found = cls._table.get(key)
         if found is None:
@@ -197,6 +198,11 @@ class Spec:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def is_stack(self) -> bool:
+        """True where the first size is -1: as many entries as a loop has had iterations."""
+        return bool(self.shape) and self.shape[0] < 0
 
     @property
     def size(self) -> int:

@@ -5,20 +5,30 @@ param %1: float32[4]
 %2 = add(%0, %1): float32[3,4]
 update %1 = %3
 return %2
+
+Graphs that a node owns follow it, indented, and its attributes name them by number:
+
+%4 = call(%2, body={0}, derivative=None, inline=True): uint8[0]
+  {0}
+    param %0: float32[3,4]
+    return %0
+%5 = item(%4, index=0): float32[3,4]
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce, operands
-from .graph import CONST, PARAM, Graph, Literal, Node, OpDef
+from .graph import CALL, COND, CONST, ITEM, LOOP, PARAM, Graph, Literal, Node, OpDef
 from .loops import walk
 from .spec import DTYPES, DType, Spec, dtype
 
@@ -77,25 +87,43 @@ def _show(x: Expr, names: Mapping[Axis, str], texts: Mapping[Expr, str]) -> str:
 
 def show(graph: Graph) -> str:
     """The graph as text: one node a line, inputs before users, effects in their order."""
+    return "\n".join(line.rstrip() for line in _lines(graph)) + "\n"
+
+
+def _lines(graph: Graph) -> Iterator[str]:
     others = [n for n in graph.nodes() if n.op is not PARAM]
     nodes = [*graph.params, *sorted(others, key=lambda n: n.uid)]
     names = {n: f"%{k}" for k, n in enumerate(nodes)}
-    lines = [_line(n, names) for n in nodes]
-    lines += [f"update {names[graph.params[k]]} = {names[n]}" for k, n in graph.updates]
-    lines.append("return " + ", ".join(names[n] for n in graph.outputs))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    for node in nodes:
+        yield _line(node, names)
+        for k, owned in enumerate(node.graphs):
+            yield f"  {{{k}}}"
+            yield from (f"    {line}" for line in _lines(owned))
+    yield from (f"update {names[graph.params[k]]} = {names[n]}" for k, n in graph.updates)
+    yield "return " + ", ".join(names[n] for n in graph.outputs)
 
 
 def _line(node: Node, names: Mapping[Node, str]) -> str:
     if node.op is PARAM:
         return f"param {names[node]}: {node.spec}"
+    count = itertools.count()
     args = [names[n] for n in node.inputs]
-    args += [f"{k}={_attr(v)}" for k, v in node.attrs]
-    mark = "!" if node.op.effect else ""
+    args += [f"{k}={_attr(v, count)}" for k, v in node.attrs]
+    mark = "!" if node.effect else ""
     return f"{names[node]} = {node.op.name}{mark}({', '.join(args)}): {node.spec}"
 
 
-def _attr(value: Any) -> str:
+@dataclass(frozen=True)
+class Opaque:
+    """What stands in a parsed graph for an attribute that is no data: a function, a stream."""
+
+    kind: str
+
+
+def _attr(value: Any, count: Iterator[int]) -> str:
+    """An attribute; graphs are numbered by `count`. What is no data is named by its type alone."""
+    if isinstance(value, Graph):
+        return f"{{{next(count)}}}"
     if isinstance(value, Literal):
         array = value.array
         data = repr(array.tolist()) if array.size else "[]"
@@ -103,11 +131,18 @@ def _attr(value: Any) -> str:
     if isinstance(value, DType):
         return f"<{value.name}>"
     if isinstance(value, tuple):
-        return "(" + ", ".join(_attr(v) for v in value) + ("," if len(value) == 1 else "") + ")"
-    return repr(value).strip("()") if isinstance(value, complex) else repr(value)
+        parts = ", ".join(_attr(v, count) for v in value)
+        return f"({parts}{',' if len(value) == 1 else ''})"
+    if isinstance(value, complex):
+        return repr(value).strip("()")
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    return f"<{value.kind if isinstance(value, Opaque) else type(value).__name__}>"
 
 
-_SPEC = re.compile(r"(~?)(\w+)\[([\d,]*)\]$")
+_SPEC = re.compile(r"(~?)(\w+)\[([-\d,]*)\]$")
+_STRUCTURAL: dict[str, OpDef] = {op.name: op for op in (CONST, ITEM, COND, CALL, LOOP)}
+_Line = tuple[int, int, str]  # number, indentation, content
 _NODE = re.compile(r"%(\d+) = (\w+)!?\((.*)\): (\S+)$")
 
 
@@ -117,17 +152,51 @@ def parse(text: str, ops: Mapping[str, OpDef]) -> Graph:
     Raises:
         ValueError: a line is not understood, or names an unknown op or value.
     """
+    lines = [
+        (number, len(line) - len(line.lstrip()), line.strip())
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ]
+    return _parse_graph(lines, {**ops, **_STRUCTURAL})
+
+
+def _parse_graph(lines: list[_Line], ops: Mapping[str, OpDef]) -> Graph:
+    """The graph of `lines`, all that are indented more than the first one being owned graphs."""
     graph = Graph()
     values: dict[str, Node] = {}
-    for number, line in enumerate(text.strip().splitlines(), 1):
+    k = 0
+    while k < len(lines):
+        number, indent, line = lines[k]
+        end = k + 1
+        while end < len(lines) and lines[end][1] > indent:
+            end += 1
+        owned = _parse_owned(lines[k + 1 : end], ops)
         try:
-            _parse_line(line.strip(), graph, values, ops)
-        except (KeyError, SyntaxError, ValueError) as error:
-            raise ValueError(f"line {number}: {line.strip()!r}: {error}") from None
+            _parse_line(line, graph, values, owned, ops)
+        except (KeyError, IndexError, SyntaxError, ValueError) as error:
+            raise ValueError(f"line {number}: {line!r}: {error}") from None
+        k = end
     return graph
 
 
-def _parse_line(line: str, graph: Graph, values: dict[str, Node], ops: Mapping[str, OpDef]) -> None:
+def _parse_owned(lines: list[_Line], ops: Mapping[str, OpDef]) -> list[Graph]:
+    """Graphs, each of which a line `{number}` begins."""
+    starts = [k for k, (_, indent, _) in enumerate(lines) if indent <= lines[0][1]]
+    for n, k in enumerate(starts):
+        number, _, line = lines[k]
+        if line != f"{{{n}}}":
+            raise ValueError(f"line {number}: {line!r}: expected `{{{n}}}`")
+    bounds = itertools.pairwise([*starts, len(lines)])
+    return [_parse_graph(lines[a + 1 : b], ops) for a, b in bounds]
+
+
+def _parse_line(
+    line: str,
+    graph: Graph,
+    values: dict[str, Node],
+    owned: list[Graph],
+    ops: Mapping[str, OpDef],
+) -> None:
     if line.startswith("param "):
         name, spec = line[6:].split(": ")
         values[name] = graph.param(parse_spec(spec))
@@ -136,22 +205,18 @@ def _parse_line(line: str, graph: Graph, values: dict[str, Node], ops: Mapping[s
         graph.updates.append((values[state].attr("index"), values[value]))
     elif line.startswith("return"):
         graph.outputs = [values[n.strip()] for n in line[6:].split(",") if n.strip()]
-    elif line:
+    else:
         found = _NODE.match(line)
         if found is None:
             raise ValueError("expected `%n = op(...): spec`")
         number, op, args, spec = found.groups()
-        values[f"%{number}"] = _parse_node(op, args, parse_spec(spec), graph, values, ops)
+        inputs, attrs = _parse_args(args, values, owned)
+        values[f"%{number}"] = graph.add(ops[op], inputs, attrs, spec=parse_spec(spec))
 
 
-def _parse_node(
-    op: str,
-    args: str,
-    spec: Spec,
-    graph: Graph,
-    values: Mapping[str, Node],
-    ops: Mapping[str, OpDef],
-) -> Node:
+def _parse_args(
+    args: str, values: Mapping[str, Node], owned: list[Graph]
+) -> tuple[list[Node], dict[str, Any]]:
     inputs: list[Node] = []
     attrs: dict[str, Any] = {}
     for part in _split(args):
@@ -159,9 +224,8 @@ def _parse_node(
             inputs.append(values[part])
         else:
             key, value = part.split("=", 1)
-            attrs[key] = _parse_attr(value)
-    record: OpDef = CONST if op == CONST.name else ops[op]
-    return graph.add(record, inputs, attrs, spec=spec)
+            attrs[key] = _parse_attr(value, owned)
+    return inputs, attrs
 
 
 def parse_spec(text: str) -> Spec:
@@ -195,16 +259,18 @@ def _split(text: str) -> list[str]:
 _LITERAL = re.compile(r"<(\w+)\[([\d, ]*)\] (.*)>$", re.DOTALL)
 
 
-def _parse_attr(text: str) -> Any:
+def _parse_attr(text: str, owned: list[Graph]) -> Any:
+    if text.startswith("{"):
+        return owned[int(text[1:-1])]
     found = _LITERAL.match(text)
     if found:
         shape = tuple(int(n) for n in found[2].split(",") if n.strip())
         data = _parse_numbers(found[3])
         return Literal(np.array(data, dtype(found[1]).numpy).reshape(shape))
     if text.startswith("<"):
-        return dtype(text[1:-1])
+        return DTYPES.get(text[1:-1]) or Opaque(text[1:-1])
     if text.startswith("("):
-        return tuple(_parse_attr(p) for p in _split(text[1:-1]))
+        return tuple(_parse_attr(p, owned) for p in _split(text[1:-1]))
     return _parse_numbers(text)
 
 

@@ -32,17 +32,26 @@ class Dataset:
     Every method that changes the sequence returns a new dataset.
     """
 
-    def __init__(self, source: Source, cardinality: int, arrays: Any = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        cardinality: int,
+        arrays: Any = None,
+        batch_sizes: tuple[int, ...] = (),
+    ) -> None:
         """Use `from_tensor_slices`, `from_generator` or `range`.
 
         Args:
             source: starts one pass over the items.
             cardinality: how many items a pass has.
             arrays: a structure of arrays, if the items are row numbers into them.
+            batch_sizes: if the items are batches, the sizes that they may have, where that is
+                known.
         """
         self._source = source
         self._cardinality = cardinality
         self._arrays = arrays
+        self.batch_sizes = batch_sizes
 
     @staticmethod
     def from_tensor_slices(tensors: Any) -> Dataset:
@@ -207,7 +216,9 @@ class Dataset:
 
         rows = self._cardinality
         full, rest = divmod(rows, batch_size) if rows >= 0 else (rows, 0)
-        return Dataset(source, full + (rest > 0 and not drop_remainder))
+        partial = rest > 0 and not drop_remainder
+        sizes = [*([batch_size] if full else []), *([rest] if partial else [])]
+        return Dataset(source, full + partial, None, tuple(sizes) if rows >= 0 else ())
 
     def map(self, map_func: Callable[..., Any]) -> Dataset:
         """`map_func` of every element; tuples arrive as separate arguments."""
@@ -245,7 +256,12 @@ class Dataset:
         """The same elements, up to `buffer_size` of them made ahead in a thread (-1: two)."""
         depth = 2 if buffer_size == -1 else buffer_size
         _check_positive("prefetch", "buffer_size", depth)
-        return Dataset(lambda: _prefetched(self._elements, depth), self._cardinality)
+        return Dataset(
+            lambda: _prefetched(self._elements, depth),
+            self._cardinality,
+            None,
+            self.batch_sizes,
+        )
 
     def as_numpy_iterator(self) -> Iterator[Any]:
         """The elements with NumPy arrays as leaves."""
@@ -254,7 +270,7 @@ class Dataset:
 
     def _derive(self, source: Source, cardinality: int) -> Dataset:
         """The same items in another order or number."""
-        return Dataset(source, cardinality, self._arrays)
+        return Dataset(source, cardinality, self._arrays, self.batch_sizes)
 
     def _elements(self) -> Iterator[Any]:
         if self._arrays is None:

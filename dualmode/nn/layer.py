@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .. import op
-from ..tracer import init_scope
+from .. import autograph, op
+from ..tracer import current_tracer, init_scope
 from ..trackable import Trackable, variables_of
 from ..variable import Variable
 from . import initializers
@@ -117,12 +117,13 @@ def _building_first(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def built_call(self: Layer, x: Any, *args: Any, **kwargs: Any) -> Any:
+        run = call if current_tracer() is None else autograph.called(call)
         if self.built:
-            return call(self, x, *args, **kwargs)
+            return run(self, x, *args, **kwargs)
         if not hasattr(x, "shape") and not isinstance(x, (tuple, dict)):
             x = op.convert(x)
         self._first_call(x)
-        y = call(self, x, *args, **kwargs)
+        y = run(self, x, *args, **kwargs)
         self._output_shape = getattr(y, "shape", None)
         return y
 

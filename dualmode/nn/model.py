@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .. import autograph
 from ..table import text_table
+from ..tracer import current_tracer
 from ..trackable import named_variables, walk
 from .layer import Layer
 
@@ -85,7 +87,8 @@ class Sequential(Model):
 
     def __call__(self, x: Any, training: bool = False) -> Any:
         for layer, takes_training in zip(self._layers, self._takes_training, strict=True):
-            x = layer(x, training=training) if takes_training else layer(x)
+            run = layer if current_tracer() is None else autograph.called(layer)
+            x = run(x, training=training) if takes_training else run(x)
         return x
 
 

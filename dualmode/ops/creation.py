@@ -7,6 +7,7 @@ their users; everything with a pattern starts from `arange`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,7 @@ def linspace(
     Returns:
         A tensor of one axis. The last element is exactly `stop` if `endpoint`.
     """
-    a, b = float(start), float(stop)
+    a, b, num = float(start), float(stop), operator.index(num)
     step = (b - a) / max(num - 1 if endpoint else num, 1)
     y = ARANGE(start=a, step=step, size=num, dtype=specs.float64)
     if endpoint and num > 1:
@@ -181,6 +182,7 @@ def linspace(
 
 def _diagonal(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Row numbers [rows,1] and column numbers [columns]."""
+    rows, columns = operator.index(rows), operator.index(columns)
     row = ARANGE(start=0, step=1, size=rows, dtype=specs.int32)
     return expand_dims(row, 1), ARANGE(start=0, step=1, size=columns, dtype=specs.int32)
 

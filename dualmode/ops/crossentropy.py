@@ -18,7 +18,7 @@ from dualmode_compiler.spec import Spec
 
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert
-from . import rules
+from . import batch, rules
 from .reduction import SUM
 from .shape import clamp, expand_dims
 from .softmax import TOLERANCE, row_of, softmax
@@ -103,6 +103,7 @@ SPARSE_SOFTMAX_CROSS_ENTROPY = Op(
     ),
     lower=_loss_lower,
     tolerance=TOLERANCE,
+    batch=batch.leading,
 )
 
 
@@ -132,7 +133,7 @@ def _slope_kernel(logits: Array, labels: Array) -> Array:
     if logits.size == 0:
         return logits.copy()
     x, at, fits = _shifted(logits, labels)
-    p = np.exp(x)
+    p = np.exp(x, order="C")  # so that `ravel` is a view, whatever the layout of the logits
     p /= np.add.reduce(p, axis=-1, keepdims=True)
     p.ravel()[at] -= 1
     if not fits.all():
@@ -161,4 +162,5 @@ SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE = Op(
     vjp=_slope_vjp,
     lower=_slope_lower,
     tolerance=TOLERANCE,
+    batch=batch.leading,
 )

@@ -21,6 +21,7 @@ from dualmode_compiler.spec import Spec
 
 from ..errors import locate
 from ..op import Agreement, Op, convert, promote
+from . import batch
 from .logic import (
     EQUAL,
     GREATER,
@@ -68,6 +69,7 @@ ADD = Op(
     vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), unbroadcast(g, y.shape)),
     lower=_either(expr.add, for_bool="or"),
     simplify=(neutral(-0.0, commutes=True),),  # -0.0 + 0.0 is 0.0
+    batch=batch.elementwise,
 )
 
 
@@ -83,6 +85,7 @@ SUBTRACT = Op(
     vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), lambda: unbroadcast(-g, y.shape)),
     lower=pointwise(lambda a, b: a - b),
     simplify=(neutral(0.0, commutes=False),),
+    batch=batch.elementwise,
 )
 
 
@@ -101,6 +104,7 @@ MULTIPLY = Op(
     ),
     lower=_either(expr.mul, for_bool="and"),
     simplify=(neutral(1, commutes=True),),
+    batch=batch.elementwise,
 )
 
 
@@ -119,6 +123,7 @@ DIVIDE = Op(
     ),
     lower=pointwise(lambda a, b: a / b),
     simplify=(neutral(1, commutes=False),),
+    batch=batch.elementwise,
 )
 
 
@@ -155,6 +160,7 @@ FLOOR_DIVIDE = Op(
     infer=broadcasting("floor_divide", "iuf"),
     kernel=np.floor_divide,
     lower=pointwise(_floor_divide),
+    batch=batch.elementwise,
 )
 
 
@@ -172,6 +178,7 @@ REMAINDER = Op(
         lambda: unbroadcast(-g * floor_divide(x, y), y.shape),
     ),
     lower=pointwise(lambda a, b: _divmod(a, b)[1] if a.dtype.kind == "f" else a % b),
+    batch=batch.elementwise,
 )
 
 
@@ -230,6 +237,7 @@ POW = Op(
     lower=pointwise(lambda a, b: expr.apply("pow", a, b) if a.dtype.kind == "f" else None),
     simplify=(_pow_square,),
     tolerance=Agreement(ulp=4),
+    batch=batch.elementwise,
 )
 
 
@@ -248,6 +256,7 @@ SQUARE = Op(
     kernel=np.square,
     vjp=lambda g, z, x: (2 * g * conj(x),),
     lower=pointwise(lambda a: a * a),
+    batch=batch.elementwise,
 )
 
 
@@ -269,6 +278,7 @@ NEGATIVE = Op(
     vjp=lambda g, z, x: (-g,),
     lower=pointwise(lambda a: -a),
     simplify=(_double_negative,),
+    batch=batch.elementwise,
 )
 
 
@@ -293,6 +303,7 @@ ABS = Op(
     kernel=np.abs,
     vjp=lambda g, z, x: (g * sign(x),),
     lower=pointwise(lambda a: expr.apply("abs", a) if a.dtype.kind in "if" else a),
+    batch=batch.elementwise,
 )
 
 
@@ -312,6 +323,7 @@ SIGN = Op(
     infer=broadcasting("sign", NUMERIC),
     kernel=np.sign,
     lower=pointwise(_sign),
+    batch=batch.elementwise,
 )
 
 
@@ -342,6 +354,7 @@ MAXIMUM = Op(
     vjp=_extreme_vjp(GREATER),
     lower=_either(partial(expr.apply, "maximum"), for_bool="or"),
     simplify=(idempotent,),
+    batch=batch.elementwise,
 )
 
 
@@ -357,6 +370,7 @@ MINIMUM = Op(
     vjp=_extreme_vjp(LESS),
     lower=_either(partial(expr.apply, "minimum"), for_bool="and"),
     simplify=(idempotent,),
+    batch=batch.elementwise,
 )
 
 
@@ -383,6 +397,7 @@ CLIP = Op(
     kernel=lambda x, low, high: np.minimum(np.maximum(x, low), high),
     vjp=_clip_vjp,
     lower=pointwise(lambda x, a, b: expr.apply("minimum", expr.apply("maximum", x, a), b)),
+    batch=batch.elementwise,
 )
 
 

@@ -17,7 +17,7 @@ from dualmode_compiler.spec import Spec, int64
 
 from ..errors import DTypeError, OutOfRangeError, ShapeError, locate
 from ..op import Op, convert, state
-from . import creation, logic, rules, shape
+from . import batch, creation, logic, rules, shape
 from . import elementwise as ew
 from .effects import CHECK_INDICES, check_indices
 from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE, SLICE
@@ -63,6 +63,7 @@ TAKE = Op(
     kernel=lambda x, indices, axis: np.take(x, indices.astype(np.int64), axis, mode="wrap"),
     vjp=_take_vjp,
     lower=_take_lower,
+    batch=batch.take,
 )
 
 
@@ -183,6 +184,7 @@ SCATTER_ADD = Op(
     infer=_scatter_infer,
     kernel=_scatter_add_kernel,
     vjp=_scatter_add_vjp,
+    batch=batch.scatter,
 )
 
 
@@ -215,6 +217,7 @@ SCATTER_SET = Op(
     infer=_scatter_infer,
     kernel=_scatter_set_kernel,
     vjp=_scatter_set_vjp,
+    batch=batch.scatter,
 )
 
 
@@ -448,6 +451,7 @@ def one_hot(indices: Any, depth: int, dtype: Any = specs.float32, axis: int = -1
     indices = convert(indices)
     if not indices.dtype.is_integer:
         raise DTypeError(f"one_hot: indices are integers, got {indices.spec}")
+    depth = operator.index(depth)
     if depth < 0:
         raise ShapeError(f"one_hot: a negative depth, {depth}")
     axis = rules.normalize_axes(axis, indices.ndim + 1, "one_hot")[0]

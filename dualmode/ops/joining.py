@@ -16,7 +16,7 @@ from dualmode_compiler.spec import Spec
 
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert, promote
-from . import rules, shape
+from . import batch, rules, shape
 from .shape import BROADCAST_TO, RESHAPE, SLICE
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ CONCAT = Op(
     vjp=_concat_vjp,
     lower=_concat_lower,
     simplify=(_concat_one,),
+    batch=batch.along_axes,
 )
 
 
@@ -189,7 +190,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Tensor:
     x = convert(x)
     if axis is None:
         x, axis = shape.flatten(x), 0
-    axis = _axis(axis, x.ndim, "repeat")
+    axis, repeats = _axis(axis, x.ndim, "repeat"), operator.index(repeats)
     head, n, tail = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     wide = BROADCAST_TO(shape.expand_dims(x, axis + 1), shape=(*head, n, repeats, *tail))
     return RESHAPE(wide, shape=(*head, n * repeats, *tail))

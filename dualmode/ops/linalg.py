@@ -15,8 +15,8 @@ from dualmode_compiler.spec import Spec
 
 from ..errors import ShapeError
 from ..op import Agreement, Op
+from . import batch, reduction, rules, shape
 from . import elementwise as ew
-from . import reduction, rules, shape
 from .parts import conj
 from .shape import PERMUTE_DIMS, RESHAPE
 
@@ -109,6 +109,7 @@ MATMUL = Op(
     lower=_matmul_lower,
     simplify=(_fold_transpose,),
     tolerance=Agreement(ulp=1, per_term=1),
+    batch=batch.matmul,
 )
 
 

@@ -19,6 +19,7 @@ from dualmode_compiler.spec import DType, Spec
 
 from ..errors import DTypeError
 from ..op import Op, convert, promote
+from . import batch
 from .parts import real
 from .rules import (
     broadcast_shapes,
@@ -48,6 +49,7 @@ def _comparison(name: str, kernel: Callable[..., Any], function_name: str) -> Op
         infer=broadcasting(name, result=specs.bool_),
         kernel=kernel,
         lower=function(function_name),
+        batch=batch.elementwise,
     )
 
 
@@ -95,6 +97,7 @@ def _floating_test(name: str, kernel: Callable[..., Any], lower: Callable[[Expr]
         infer=broadcasting(name, "fc", result=specs.bool_),
         kernel=kernel,
         lower=pointwise(lower),
+        batch=batch.elementwise,
     )
 
 
@@ -132,6 +135,7 @@ def _logical(name: str, kernel: Callable[..., Any], function_name: str, *rules: 
         kernel=kernel,
         lower=function(function_name),
         simplify=rules,
+        batch=batch.elementwise,
     )
 
 
@@ -167,7 +171,7 @@ def logical_not(x: Any) -> Tensor:
 
 def _bitwise(name: str, kernel: Callable[..., Any], lower: Callable[..., Any], kinds: str) -> Op:
     infer = broadcasting(name, kinds)
-    return Op(name, infer=infer, kernel=kernel, lower=lower)
+    return Op(name, infer=infer, kernel=kernel, lower=lower, batch=batch.elementwise)
 
 
 def _shift_inside(a: Expr, b: Expr) -> Expr:
@@ -269,6 +273,7 @@ WHERE = Op(
     ),
     lower=pointwise(expr.select),
     simplify=(_where_decided,),
+    batch=batch.elementwise,
 )
 
 
@@ -326,6 +331,7 @@ CAST = Op(
     vjp=_cast_vjp,
     lower=pointwise(lambda a, dtype: expr.cast(a, dtype)),
     simplify=(_cast_again,),
+    batch=batch.elementwise,
 )
 
 
@@ -356,6 +362,7 @@ IDENTITY = Op(
     vjp=lambda g, z, x: (g,),
     lower=lambda i, out, x: x(i),
     simplify=(_identity_is_nothing,),
+    batch=batch.elementwise,
 )
 
 
@@ -369,9 +376,23 @@ STOP_GRADIENT = Op(
     infer=lambda x: x,
     kernel=lambda x: x,
     lower=lambda i, out, x: x(i),
+    batch=batch.elementwise,
 )
 
 
 def stop_gradient(x: Any) -> Tensor:
     """`x`, through which no gradient flows back."""
     return STOP_GRADIENT(convert(x))
+
+
+# the value of a variable, which may have been assigned since its start: `source`, of the same spec,
+# stands for the variable itself, to which gradients go
+READ_VARIABLE = Op(
+    "read_variable",
+    infer=lambda x, source: x,
+    kernel=lambda x, source: x,
+    vjp=lambda g, y, x, source: (None, g),
+    lower=lambda i, out, x, source: x(i),
+    simplify=(_identity_is_nothing,),
+    batch=batch.leading,
+)

@@ -17,6 +17,7 @@ from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr
 
 from ..op import Agreement, Op, convert
+from . import batch
 from .elementwise import multiply, square
 from .errorfunction import erf_kernel
 from .logic import where
@@ -57,6 +58,7 @@ def _unary(
         vjp=lambda g, y, x: (g * conj(derivative(y, x)),),
         lower=lower,
         tolerance=tolerance,
+        batch=batch.elementwise,
     )
 
 
@@ -181,6 +183,7 @@ ATAN2 = Op(
     vjp=_atan2_vjp,
     lower=function("atan2"),
     tolerance=ULP4,
+    batch=batch.elementwise,
 )
 
 
@@ -233,6 +236,7 @@ def _rounding(name: str, kernel: Callable[..., Any], function_name: str) -> Op:
         infer=broadcasting(name, "f"),
         kernel=kernel,
         lower=function(function_name),
+        batch=batch.elementwise,
     )
 
 
@@ -287,6 +291,7 @@ RELU = Op(
     kernel=lambda x: np.maximum(x, 0),
     vjp=lambda g, y, x: (where(x > 0, g, 0),),
     lower=pointwise(lambda a: expr.apply("maximum", a, expr.const(0, a.dtype))),
+    batch=batch.elementwise,
 )
 SIGMOID = _unary(
     "sigmoid", _sigmoid_kernel, lambda y, x: y * (1 - y), function("sigmoid"), kinds="f"

@@ -14,6 +14,7 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.spec import Spec
 
 from ..op import Op, convert
+from . import batch
 from .rules import require_kinds
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ REAL = Op(
     infer=_part_infer,
     kernel=lambda x: x.real.copy(),
     vjp=lambda g, y, x: (_as_complex(g, x, 1),),
+    batch=batch.elementwise,
 )
 
 
@@ -55,6 +57,7 @@ IMAG = Op(
     infer=_part_infer,
     kernel=lambda x: x.imag.copy(),
     vjp=lambda g, y, x: (_as_complex(g, x, 1j),),
+    batch=batch.elementwise,
 )
 
 
@@ -67,7 +70,13 @@ def imag(x: Any) -> Tensor:
     return IMAG(convert(x))
 
 
-CONJ = Op("conj", infer=_conj_infer, kernel=np.conj, vjp=lambda g, y, x: (CONJ(g),))
+CONJ = Op(
+    "conj",
+    infer=_conj_infer,
+    kernel=np.conj,
+    vjp=lambda g, y, x: (CONJ(g),),
+    batch=batch.elementwise,
+)
 
 
 def conj(x: Any) -> Tensor:

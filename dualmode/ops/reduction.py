@@ -18,7 +18,7 @@ from dualmode_compiler.spec import DType, Spec
 
 from ..errors import ShapeError
 from ..op import Agreement, Op, convert
-from . import rules
+from . import batch, rules
 from .elementwise import square, subtract
 from .logic import EQUAL, astype, where
 from .math import sqrt
@@ -77,6 +77,7 @@ SUM = Op(
     vjp=lambda g, y, x, axis, keepdims: (_spread(g, x, axis, keepdims),),
     lower=rules.reduced("add"),
     tolerance=SUMMED,
+    batch=batch.along_axes,
 )
 
 
@@ -130,6 +131,7 @@ MEAN = Op(
     vjp=lambda g, y, x, axis, keepdims: (_spread(g / _count(x, axis), x, axis, keepdims),),
     lower=_mean_lower,
     tolerance=SUMMED,
+    batch=batch.along_axes,
 )
 
 
@@ -191,6 +193,7 @@ PROD = Op(
     vjp=_prod_vjp,
     lower=rules.reduced("mul"),
     tolerance=SUMMED,
+    batch=batch.along_axes,
 )
 
 
@@ -217,6 +220,7 @@ CUMULATIVE_SUM = Op(
     kernel=_cumulative_kernel,
     vjp=lambda g, y, x, axis, reverse: (CUMULATIVE_SUM(g, axis=axis, reverse=not reverse),),
     tolerance=SUMMED,
+    batch=batch.along_axes,
 )
 
 
@@ -264,6 +268,7 @@ def _extreme(name: str, kernel: Callable[..., Any], kind: str, for_bool: str) ->
         kernel=lambda x, axis, keepdims: kernel(x, axis=axis, keepdims=keepdims),
         vjp=_extreme_vjp,
         lower=lower,
+        batch=batch.along_axes,
     )
 
 
@@ -308,6 +313,7 @@ def _position(name: str, kernel: Callable[..., Any]) -> Op:
         infer=_infer(name, result=specs.int64, empty=False),
         kernel=compute,
         lower=lower,
+        batch=batch.position,
     )
 
 
@@ -339,6 +345,7 @@ def _quantifier(name: str, kernel: Callable[..., Any], kind: str) -> Op:
         infer=_infer(name, "b"),
         kernel=lambda x, axis, keepdims: kernel(x, axis=axis, keepdims=keepdims),
         lower=rules.reduced(kind),
+        batch=batch.along_axes,
     )
 
 

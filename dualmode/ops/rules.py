@@ -79,12 +79,12 @@ def normalize_axes(axis: int | Sequence[int] | None, ndim: int, name: str) -> tu
         return tuple(range(ndim))
     if type(axis) is int and -ndim <= axis < ndim:
         return (axis % ndim,)
-    wanted = axis if isinstance(axis, Sequence) else (axis,)
+    wanted = [operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,))]
     for a in wanted:
         if not -ndim <= a < ndim:
             valid = f"valid are {-ndim} to {ndim - 1}" if ndim else "a scalar has no axes"
             raise ShapeError(f"{name}: axis {a} is out of range for rank {ndim} ({valid})")
-    out = tuple(operator.index(a) % ndim for a in wanted)
+    out = tuple(a % ndim for a in wanted)
     if len(set(out)) < len(out):
         raise ShapeError(f"{name}: axis={axis!r} names an axis twice")
     return out

@@ -19,7 +19,7 @@ from dualmode_compiler.spec import Spec, int64
 
 from ..errors import DTypeError, Error, ShapeError
 from ..op import Op, convert
-from . import rules
+from . import batch, rules
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -126,6 +126,7 @@ RESHAPE = Op(
     vjp=lambda g, y, x, shape: (RESHAPE(g, shape=x.shape),),
     lower=_reshape_lower,
     simplify=(_unchanged, _reshape_reshape),
+    batch=batch.to_shape,
 )
 
 
@@ -217,6 +218,7 @@ PERMUTE_DIMS = Op(
     vjp=lambda g, y, x, axes: (PERMUTE_DIMS(g, axes=_inverse(axes)),),
     lower=_permute_lower,
     simplify=(_permute_identity, _permute_permute),
+    batch=batch.permuted,
 )
 
 
@@ -287,6 +289,7 @@ BROADCAST_TO = Op(
     vjp=lambda g, y, x, shape: (rules.unbroadcast(g, x.shape),),
     lower=real(lambda i, out, x, shape: x(expr.broadcast_index(i, x.spec.shape))),
     simplify=(_unchanged,),
+    batch=batch.to_shape,
 )
 
 
@@ -357,6 +360,7 @@ SLICE = Op(
     vjp=_slice_vjp,
     lower=_slice_lower,
     simplify=(_slice_all,),
+    batch=batch.sliced,
 )
 
 
@@ -412,6 +416,7 @@ PAD = Op(
     vjp=_pad_vjp,
     lower=_pad_lower,
     simplify=(_unchanged,),
+    batch=batch.padded,
 )
 
 

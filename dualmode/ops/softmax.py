@@ -17,7 +17,7 @@ from dualmode_compiler.expr import Axis, Expr, Reader
 from dualmode_compiler.spec import Spec
 
 from ..op import Agreement, Op
-from . import rules
+from . import batch, rules
 from .logic import equal, where
 from .math import exp
 from .reduction import SUM
@@ -93,6 +93,7 @@ SOFTMAX = Op(
     vjp=lambda g, y, x, axis: (y * (g - SUM(g * y, axis=axis, keepdims=True)),),
     lower=_softmax_lower,
     tolerance=TOLERANCE,
+    batch=batch.along_axes,
 )
 
 
@@ -126,6 +127,7 @@ LOG_SOFTMAX = Op(
     vjp=lambda g, y, x, axis: (g - exp(y) * SUM(g, axis=axis, keepdims=True),),
     lower=_log_softmax_lower,
     tolerance=TOLERANCE,
+    batch=batch.along_axes,
 )
 
 
@@ -174,6 +176,7 @@ LOGSUMEXP = Op(
     vjp=_logsumexp_vjp,
     lower=_logsumexp_lower,
     tolerance=TOLERANCE,
+    batch=batch.along_axes,
 )
 
 

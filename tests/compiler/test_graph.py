@@ -5,12 +5,24 @@ from __future__ import annotations
 import itertools
 import random
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dualmode_compiler.graph import CONST, PARAM, Graph, Literal, Node, freeze, topological
+from control_drawing import INT, LESS, NOTE, PAIR, SCALAR, branch, call, graph, loop, noted
+from dualmode_compiler.graph import (
+    CONST,
+    PARAM,
+    Graph,
+    Literal,
+    Node,
+    freeze,
+    map_graphs,
+    results,
+    topological,
+)
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.spec import Spec, float32, float64
 from ops import ADD, NEGATIVE, SHOW, TAGGED, SmallOp
@@ -184,3 +196,116 @@ def test_serial_numbers_follow_creation():
     g = Graph()
     nodes = [g.param(F3) for _ in range(5)]
     assert all(a.uid < b.uid for a, b in itertools.pairwise(nodes))
+
+
+# --- nodes that own graphs ------------------------------------------------------------------------
+
+
+def _double() -> Graph:
+    return graph([SCALAR], lambda h, x: h.add(ADD, [x, x]))
+
+
+def _noisy() -> Graph:
+    return graph([SCALAR], lambda h, x: [h.add(NOTE, [x], {"tag": 1}), x][1])
+
+
+def test_equal_owners_of_one_graph_are_one():
+    body = _double()
+    g = graph([SCALAR], lambda g, x: [*call(g, body, x), *call(g, body, x), *call(g, _double(), x)])
+    first, second, third = g.outputs
+    assert first is second and third is not first
+
+
+def test_an_owner_of_effects_is_an_effect():
+    g = Graph()
+    x = g.param(SCALAR)
+    quiet, noisy = call(g, _double(), x), call(g, _noisy(), x)
+    again = call(g, _noisy(), x)
+    around = call(g, graph([SCALAR], lambda h, y: call(h, _noisy(), y)), x)
+    assert not quiet[0].inputs[0].effect
+    assert g.effects == [n[0].inputs[0] for n in (noisy, again, around)]
+
+
+def test_the_graphs_of_a_node_in_the_order_of_its_attributes():
+    g, a, b = Graph(), _double(), _noisy()
+    x, n = g.param(SCALAR), g.param(INT)
+    assert branch(g, n, [a, b, a], x)[0].inputs[0].graphs == (a, b, a)
+    cond = graph([SCALAR], lambda h, y: h.add(LESS, [y, y]))
+    node = loop(g, a, [x], cond=cond)[0].inputs[0]
+    assert node.graphs == (a, cond)
+    changed = dict(map_graphs(node.attrs, lambda g: b))
+    assert changed["body"] is b and changed["cond"] is b and changed["carried"] == 1
+
+
+@pytest.mark.parametrize(
+    ("attrs", "size"),
+    [({"length": 5}, 5), ({"length": 5, "cond": "less"}, -1), ({"cond": "less"}, -1)],
+)
+def test_specs_of_results(attrs: dict[str, Any], size: int):
+    g = Graph()
+    x = g.param(SCALAR)
+    if "cond" in attrs:
+        attrs = attrs | {"cond": graph([SCALAR], lambda h, y: h.add(LESS, [y, y]))}
+    body = graph([SCALAR], lambda h, y: [y, h.const(np.zeros((2, 3), np.float64))])
+    found = results(loop(g, body, [x], **attrs)[0].inputs[0])
+    assert found == [SCALAR, Spec((size, 2, 3), float64)]
+    assert found[1].is_stack is (size < 0)
+
+
+def _ran(specs: list[Spec], fn: Callable[..., Any], *values: Any) -> list[Any]:
+    arrays = [np.asarray(v, s.dtype.numpy) for v, s in zip(values, specs, strict=True)]
+    return [a.tolist() for a in Interpreter(graph(specs, fn)).run(arrays)[0]]
+
+
+@pytest.mark.parametrize(("n", "expected"), [(0, 6.0), (1, -3.0), (2, 3.0), (3, 3.0), (-1, 3.0)])
+def test_a_branch(n: int, expected: float):
+    """The last one stands for all numbers out of range."""
+    branches = [
+        _double(),
+        graph([SCALAR], lambda h, x: h.add(NEGATIVE, [x])),
+        graph([SCALAR], lambda h, x: x),
+    ]
+    assert _ran([INT, SCALAR], lambda g, n, x: branch(g, n, branches, x), n, 3) == [expected]
+
+
+def test_a_call():
+    assert _ran([SCALAR], lambda g, x: call(g, _double(), x, inline=False), 3) == [6.0]
+
+
+def _sums(h: Graph, total: Node, x: Node, step: Node) -> list[Node]:
+    total = h.add(ADD, [total, h.add(ADD, [x, step])])
+    return [total, total]
+
+
+@pytest.mark.parametrize(("reverse", "stacked"), [(False, [11.0, 23.0]), (True, [23.0, 12.0])])
+def test_a_scan(reverse: bool, stacked: list[float]):
+    """In reverse, entries are taken, and stacked ones placed, from the last to the first."""
+    body = graph([SCALAR] * 3, _sums)
+    attrs = {"length": 2, "reverse": reverse}
+    found = _ran(
+        [SCALAR, PAIR, SCALAR],
+        lambda g, total, xs, step: loop(g, body, [total], [xs], [step], **attrs),
+        *(0, [1, 2], 10),
+    )
+    assert found == [23.0, stacked]
+
+
+@pytest.mark.parametrize(("length", "count"), [(None, 4), (2, 2), (0, 0)])
+def test_a_loop_with_a_condition(length: int | None, count: int):
+    """`length` limits it; a loop over what it has stacked runs as often."""
+
+    def fn(g: Graph, n: Node, limit: Node, x: Node) -> list[Node]:
+        body = graph([INT, INT], lambda h, k, m: [h.add(ADD, [k, h.const(np.int32(1))]), k])
+        cond = graph([INT, INT], lambda h, k, m: h.add(LESS, [k, m]))
+        end, stack = loop(g, body, [n], fixed=[limit], cond=cond, length=length)
+        again = graph([SCALAR, INT], lambda h, a, k: h.add(ADD, [a, h.const(np.float32(1))]))
+        return [end, *loop(g, again, [x], [stack])]
+
+    assert _ran([INT, INT, SCALAR], fn, 0, 4, 0) == [count, float(count)]
+
+
+def test_effects_in_loops_run_each_time():
+    noted.clear()
+    body = graph([SCALAR], lambda h, x: [h.add(NOTE, [x], {"tag": 1}), h.add(ADD, [x, x])][1])
+    _ran([SCALAR], lambda g, x: loop(g, body, [x], length=3), 1)
+    assert noted == [(1, 1.0), (1, 2.0), (1, 4.0)]

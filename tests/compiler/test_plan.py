@@ -117,6 +117,7 @@ UPDATES: dict[str, tuple[Any, list[str], int]] = {
     "mixed": (lambda a, b, c: ([b, a + b, a], [a, b, c, c]), [F, F, F], 3),
     "by a parameter": (lambda a, b, c: ([c, c], [a, b, c]), [F, F, F], 2),
     "one value twice": (lambda a, b: ([a + b, a + b], [a + b, a + b, a]), [F, F], 2),
+    "old values, copied late": (lambda a: ([a * 2.0], [a, a]), [F], 1),
     "itself": (lambda a: ([a], [a]), [F], 1),
     "constants": (lambda a, b: ([dm.zeros(7), dm.ones(7)], [a]), [F, F], 2),
     "nothing": (lambda a, b: ([a * 2.0, b + a], []), ["float32[0]", "float32[0]"], 2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from control_drawing import call, graph
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.rewrite import LIMIT, apply_rules, rebuild
 from dualmode_compiler.spec import Spec, float32, float64
@@ -104,6 +105,39 @@ def test_effects_keep_their_order():
     new = rebuild(g, apply_rules)
     verify(new)
     assert [n.attr("tag") for n in new.effects] == ["a", "b", "c"]
+
+
+def test_an_effect_that_is_replaced_is_none_any_more():
+    def quiet(node: Node, graph: Graph) -> Node:
+        return node.inputs[0] if node.op is SHOW and node.attr("tag") == "b" else node
+
+    g = Graph()
+    x = g.param(F2)
+    for tag in "abc":
+        g.add(SHOW, [x], {"tag": tag})
+    new = rebuild(g, quiet)
+    verify(new)
+    assert [n.attr("tag") for n in new.effects] == ["a", "c"]
+
+
+def test_owned_graphs_are_rebuilt():
+    """One that is owned twice stays one; a node whose graphs lose their effects is no effect."""
+
+    def quiet(node: Node, graph: Graph) -> Node:
+        return node.inputs[0] if node.op is SHOW else apply_rules(node, graph)
+
+    def noisy(h: Graph, x: Node) -> Node:
+        h.add(SHOW, [x])
+        return h.add(NEGATIVE, [h.add(NEGATIVE, [x])])
+
+    body = graph([F2], noisy)
+    g = graph([F2], lambda g, x: [*call(g, body, x), *call(g, body, g.add(ADD, [x, x]))])
+    new = rebuild(g, quiet)
+    verify(new)
+    first, second = (n.inputs[0].attr("body") for n in new.outputs)
+    assert first is second and first.outputs == first.params
+    assert len(g.effects) == 2 and not new.effects
+    assert any(line.startswith("double_negative") for line in new.log)
 
 
 def test_sites_and_equal_nodes_survive():

@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 
 import dualmode as dm
 import dualmode.ops
+from control_drawing import CONTROL_OPS, INT, NOTE, SCALAR, branch, call, graph, loop
 from drawing import graphs
 from dualmode.op import Op
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Axis, Buffer
-from dualmode_compiler.graph import Graph
+from dualmode_compiler.graph import CALL, TOKEN, Graph, Node
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.spec import DTYPES, Spec, float16, float32, int64
-from dualmode_compiler.text import parse, parse_spec, show
+from dualmode_compiler.text import Opaque, parse, parse_spec, show
 from dualmode_compiler.verify import verify
 from golden import check_golden
 from graphs import trace
-from ops import OPS, SHOW, TAGGED
+from ops import NEGATIVE, OPS, SHOW, TAGGED
 
 
 def _every_op() -> dict[str, Any]:
@@ -48,7 +49,7 @@ def round_trip(graph: Graph, ops: Any = ENGINE) -> Graph:
     assert [n.spec for n in again.params] == [n.spec for n in graph.params]
     assert [n.spec for n in again.outputs] == [n.spec for n in graph.outputs]
     assert [k for k, _ in again.updates] == [k for k, _ in graph.updates]
-    assert [n.attrs for n in again.effects] == [n.attrs for n in graph.effects]
+    assert [n.op.name for n in again.effects] == [n.op.name for n in graph.effects]
     return again
 
 
@@ -191,12 +192,56 @@ def test_the_printed_form():
         ("%0 = const(value=<float32[2] [1.0, open('x')]>): float32[2]", "is no literal"),
         ("%0 = const(value=<float32[2] [1.0, x]>): float32[2]", "'x' is no number"),
         ("%0 = const(value=<float32[2] [1.0]>): float32[2]", "reshape"),
+        ("%0 = call(body={0}): uint8[0]", "line 1: '%0 = call(body={0}): uint8[0]': "),
+        ("%0 = call(body={0}): uint8[0]\n  {1}\n    return", "line 2: '{1}': expected `{0}`"),
+        ("%0 = call(body={0}): uint8[0]\n  {0}\n    return %2", "line 3: 'return %2': '%2'"),
     ],
 )
 def test_what_is_not_understood(text: str, message: str):
     with pytest.raises(ValueError, match="line ") as error:
         parse(text, OPS)
     assert message in str(error.value)
+
+
+# --- graphs that nodes own ------------------------------------------------------------------------
+
+
+def _negative(h: Graph, x: Node) -> list[Node]:
+    h.add(NOTE, [x], {"tag": 1})
+    return [h.add(NEGATIVE, [x])]
+
+
+def _owners(g: Graph, n: Node, x: Node) -> list[Node]:
+    same = graph([SCALAR], lambda h, a: a)
+    other = graph([SCALAR], _negative)
+    body = graph([SCALAR, INT], lambda h, a, k: [*branch(h, k, [same, other], a), a])
+    return [*loop(g, body, [x], fixed=[n], length=3), *call(g, same, x)]
+
+
+def test_owned_graphs_are_indented():
+    g = graph([INT, SCALAR], _owners)
+    check_golden("text_owned", show(round_trip(g, CONTROL_OPS)))
+
+
+def test_a_graph_that_is_owned_twice_is_printed_twice():
+    same = graph([SCALAR], lambda h, a: a)
+    g = graph([INT, SCALAR], lambda g, n, x: branch(g, n, [same, same], x))
+    assert "branches=({0}, {1})" in show(g)
+    round_trip(g, CONTROL_OPS)
+
+
+def test_stacks_round_trip():
+    assert parse_spec("float32[-1,2]") is Spec((-1, 2), float32)
+
+
+def test_what_is_no_data_is_named_by_its_type():
+    g = Graph()
+    body = graph([SCALAR], lambda h, a: a)
+    attrs = {"body": body, "derivative": print, "inline": True}
+    g.outputs = g.items(g.add(CALL, [g.param(SCALAR)], attrs, spec=TOKEN))
+    assert "derivative=<builtin_function_or_method>, inline=True" in show(g)
+    (item,) = round_trip(g, CONTROL_OPS).outputs
+    assert item.inputs[0].attr("derivative") == Opaque("builtin_function_or_method")
 
 
 def test_specs():

@@ -1,28 +1,20 @@
-"""The native function of a whole graph: `i32 run(ptr %table)` calls its kernels in order."""
+"""The native function of a whole graph: `i32 run(ptr %table)` calls its kernels in order.
+
+Graphs that nodes own are blocks of the same function.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..expr import Buffer
-from ..loops import Copy, HostCall, Kernel
-from ..lower import cost
-from ..plan import Place, Plan
+from ..loops import Control, HostCall
+from ..plan import Plan
 from ..runtime.jit import Host
-from .kernel import Code, attributes, emit_kernel
+from .control import emit_steps
+from .kernel import attributes
+from .steps import Function, Scope, Slots
 
 SHARE = 500  # lines of text that are worth a module of their own
-
-
-@dataclass(slots=True)
-class Slots:
-    """Where the table of `run` holds parameter k, output k, the arena, constants, the callback."""
-
-    params: list[int]
-    outputs: list[int]
-    arena: int
-    constants: list[int]
-    callback: int
 
 
 @dataclass(slots=True)
@@ -35,6 +27,7 @@ class Program:
         calls: host calls by number, as the callback gets it.
         chunked: kernels that may run in parallel.
         work: estimated cost of one run, in additions.
+        structured: `@run` has branches or loops.
     """
 
     calls: list[HostCall]
@@ -43,6 +36,7 @@ class Program:
     chunked: int = 0
     kernels: int = 0
     work: float = 0
+    structured: bool = False
 
     @property
     def text(self) -> str:
@@ -77,136 +71,24 @@ def _declare(function: str) -> str:
     return head.replace("define", "declare", 1)
 
 
-class _Main:
-    def __init__(self, plan: Plan, slots: Slots, host: Host) -> None:
-        self.plan, self.slots, self.host = plan, slots, host
-        self.head: list[str] = []
-        self.body: list[str] = []
-        self.bases: dict[int, str] = {}
-        self.addresses: dict[tuple[Buffer, int], str] = {}
-        self.codes: dict[str, str] = {}  # text with its own name blanked -> name
-        self.texts: list[str] = []
-        self.helpers: dict[str, str] = {}
-        self.declarations: set[str] = set()
-        self.program = Program([])
-
-    def emit(self) -> Program:
-        for k, step in enumerate(self.plan.steps):
-            if isinstance(step, Kernel):
-                self._kernel(k, step)
-            elif isinstance(step, HostCall):
-                self._host(k, step)
-            else:
-                self._copy(step)
-        self.program.declarations = [
-            "declare void @dm_pool_run(ptr, ptr, i64)",
-            "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
-            *sorted(self.declarations),
-        ]
-        self.program.functions = [*self.helpers.values(), *self.texts, self._run()]
-        return self.program
-
-    def _run(self) -> str:
-        head = f"define i32 @run(ptr %table) {attributes(self.host)} {{"
-        return "\n".join([head, "entry:", *self.head, *self.body, "  ret i32 0", "}"])
-
-    def _base(self, slot: int) -> str:
-        if slot not in self.bases:
-            name = self.bases[slot] = f"%t{slot}"
-            self.head.append(f"  {name}.p = getelementptr ptr, ptr %table, i64 {slot}")
-            self.head.append(f"  {name} = load ptr, ptr {name}.p")
-        return self.bases[slot]
-
-    def address(self, buffer: Buffer, offset: int = 0) -> str:
-        key = (buffer, offset)
-        if key in self.addresses:
-            return self.addresses[key]
-        place: Place = self.plan.places[buffer]
-        kinds = {"param": self.slots.params, "output": self.slots.outputs}
-        kinds["const"] = self.slots.constants
-        if place.kind == "arena":
-            base, offset = self._base(self.slots.arena), offset + place.at
-        else:
-            base = self._base(kinds[place.kind][place.at])
-        if offset:
-            name = f"%a{len(self.addresses)}"
-            self.head.append(f"  {name} = getelementptr i8, ptr {base}, i64 {offset}")
-            base = name
-        self.addresses[key] = base
-        return base
-
-    def _array(self, stem: str, pointers: list[str]) -> str:
-        name = f"%{stem}"
-        self.head.append(f"  {name} = alloca [{max(len(pointers), 1)} x ptr]")
-        for k, p in enumerate(pointers):
-            self.body.append(f"  {name}.{k} = getelementptr ptr, ptr {name}, i64 {k}")
-            self.body.append(f"  store ptr {p}, ptr {name}.{k}")
-        return name
-
-    def _kernel(self, k: int, step: Kernel) -> None:
-        if not step.stores:
-            return
-        work = kernel_work(step)
-        code = emit_kernel(step, f"k{k}", self.host, work)
-        name = self._define(f"k{k}", code)
-        self.program.kernels += 1
-        self.program.work += work
-        pointers = [self.address(b, at * b.spec.dtype.itemsize) for b, at in code.buffers]
-        array = self._array(f"b{k}", pointers)
-        if code.chunks > 1:
-            self.program.chunked += 1
-            call = f"@dm_pool_run(ptr @{name}, ptr {array}, i64 {code.chunks})"
-        else:
-            call = f"@{name}(ptr {array}, i64 0)"
-        self.body.append(f"  call void {call}")
-
-    def _define(self, name: str, code: Code) -> str:
-        """Kernels of the same text are compiled once."""
-        self.helpers.update(code.helpers)
-        self.declarations |= code.declarations
-        key = code.text.replace(f"@{name}(", "@(").replace(f"@{name}_", "@_")
-        if key not in self.codes:
-            self.codes[key] = name
-            self.texts.append(code.text)
-        return self.codes[key]
-
-    def _host(self, k: int, step: HostCall) -> None:
-        array = self._array(f"b{k}", [self.address(b) for b in (*step.inputs, step.output)])
-        number = len(self.program.calls)
-        self.program.calls.append(step)
-        callback = self._base(self.slots.callback)
-        self.body += [
-            f"  %c{k} = call i32 {callback}(i64 {number}, ptr {array})",
-            f"  %f{k} = icmp ne i32 %c{k}, 0",
-            f"  br i1 %f{k}, label %fail{k}, label %next{k}",
-            f"fail{k}:",
-            f"  ret i32 {number + 1}",
-            f"next{k}:",
-        ]
-
-    def _copy(self, step: Copy) -> None:
-        size = step.source.spec.nbytes
-        source, target = self.address(step.source), self.address(step.target)
-        if size:
-            self.body.append(
-                f"  call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {size}, i1 0)"
-            )
-            self.program.work += step.source.spec.size
-
-
-def kernel_work(kernel: Kernel) -> float:
-    """Estimated cost of a kernel, in additions."""
-    if kernel.contraction is not None:
-        return 2.0 * kernel.contraction.gemm.macs
-    memo: dict = {}
-    total = 0.0
-    for s in kernel.stores:
-        size = 1
-        for a in kernel.axes[: s.depth]:
-            size *= a.extent
-        total += size * (1 + cost(s.value, memo)[0])
-    return total
-
-
 def emit_main(plan: Plan, slots: Slots, host: Host) -> Program:
-    return _Main(plan, slots, host).emit()
+    structured = any(isinstance(s, Control) for s in plan.steps)
+    f = Function(slots, host, structured)
+    tables = {"param": slots.params, "output": slots.outputs}
+    emit_steps(Scope(f, plan, lambda kind, k: f.base(tables[kind][k])))
+    head = f"define i32 @run(ptr %table) {attributes(host)} {{"
+    run = "\n".join([head, "entry:", *f.lines(), "}"])
+    declarations = [
+        "declare void @dm_pool_run(ptr, ptr, i64)",
+        "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+        *sorted(f.declarations | f.w.declarations),
+    ]
+    if f.stacks:
+        declarations += [
+            "declare i64 @llvm.umax.i64(i64, i64)",
+            "declare ptr @realloc(ptr, i64)",
+            "declare void @free(ptr)",
+        ]
+    t = f.totals
+    functions = [*f.helpers.values(), *f.texts, run]
+    return Program(t.calls, declarations, functions, t.chunked, t.kernels, t.work, structured)

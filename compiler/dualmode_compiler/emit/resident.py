@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..cost import cost
 from ..expr import Axis, Expr, Load, Reduce, operands, substitute
 from ..loops import walk
-from ..lower import cost
 
 WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
 MOST = 1 << 16  # bytes of all rows of a kernel, which are on the stack

@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..graph import Graph
+from ..rewrite import owns_graphs
 from .fold import fold
+from .hoist import hoist
+from .inline import inline
+from .merge import merge
+from .prune import prune
 from .simplify import simplify
 
-PIPELINE: tuple[Callable[[Graph], Graph], ...] = (simplify, fold)
+Pass = Callable[[Graph], Graph]
+PIPELINE: tuple[Pass, ...] = (simplify, fold)
+# once more after constants have moved inside; what is hoisted leaves operands that nobody reads
+CONTROL: tuple[Pass, ...] = (
+    *(merge, inline, *PIPELINE),
+    *(inline, prune, *PIPELINE),
+    *(hoist, prune),
+)
 
 
 def run(graph: Graph, check: Callable[[Graph], None] | None = None) -> Graph:
-    """All passes; `check` (the verifier, in tests) runs after each."""
-    for step in PIPELINE:
+    """All passes; `check` (the verifier, in tests) runs after each.
+
+    Those that concern nodes that own graphs run only where there are some.
+    """
+    for step in CONTROL if owns_graphs(graph) else PIPELINE:
         graph = step(graph)
         if check is not None:
             check(graph)

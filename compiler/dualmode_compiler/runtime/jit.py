@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,28 +97,48 @@ def _new_machine(target: Host) -> Any:
     )
 
 
-@cache
-def _lljit() -> Any:
-    return _llvm().create_lljit_compiler(_new_machine(host()))
+class _Linker:
+    """Puts object code into the process.
+
+    LLVM keeps some kilobytes of each library that it has unloaded, for as long as the linker that
+    loaded it: so there is a new one from time to time. An old one goes with its last library.
+    """
+
+    _BATCH = 64
+
+    def __init__(self) -> None:
+        self._linker: Any = None
+        self._count = 0
+
+    def link(self, builder: Any) -> tuple[Any, Any]:
+        """What keeps the code loaded, and the linker that has to outlive it."""
+        if self._count % self._BATCH == 0:
+            self._linker = _llvm().create_lljit_compiler(_new_machine(host()))
+        self._count += 1
+        return builder.link(self._linker, f"lib{self._count}"), self._linker
 
 
-_names = itertools.count()
+_linker = _Linker()
 _lock = threading.Lock()
 
 
 class Library:
     """Loaded machine code. Keep it alive for as long as its addresses are in use."""
 
-    def __init__(self, tracker: Any, addresses: dict[str, int]) -> None:
-        self._tracker = tracker
+    def __init__(self, tracker: Any, linker: Any, addresses: dict[str, int]) -> None:
+        self._tracker = tracker  # goes before the linker
+        self._linker = linker
         self.addresses = addresses
 
     def __getitem__(self, symbol: str) -> int:
         return self.addresses[symbol]
 
 
-def compile_text(text: str, target: Host | None = None) -> bytes:
+def compile_text(text: str, target: Host | None = None, promote: str = "") -> bytes:
     """An object file from LLVM IR text. No IR passes run: the text is vectorised already.
+
+    Args:
+        promote: a function whose variables in memory are put in registers first.
 
     Raises:
         RuntimeError: LLVM does not accept the text.
@@ -127,15 +146,28 @@ def compile_text(text: str, target: Host | None = None) -> bytes:
     llvm = _llvm()
     module = llvm.parse_assembly(text, llvm.create_context())
     with _machine(target or host()) as machine:
+        if promote:
+            _promote(module.get_function(promote), machine)
         return _emit(machine, module)
 
 
-def compile_texts(texts: list[str], target: Host | None = None) -> list[bytes]:
+def _promote(function: Any, machine: Any) -> None:
+    """Variables in memory become values in registers."""
+    if function.is_declaration:
+        return
+    llvm = _llvm()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options())
+    passes = llvm.create_new_function_pass_manager()
+    passes.add_sroa_pass()
+    passes.run(function, builder)
+
+
+def compile_texts(texts: list[str], target: Host | None = None, promote: str = "") -> list[bytes]:
     """`compile_text` of each, at the same time."""
     if len(texts) == 1:
-        return [compile_text(texts[0], target)]
+        return [compile_text(texts[0], target, promote)]
     with ThreadPoolExecutor(len(texts)) as threads:
-        return list(threads.map(lambda text: compile_text(text, target), texts))
+        return list(threads.map(lambda text: compile_text(text, target, promote), texts))
 
 
 def _emit(machine: Any, module: Any) -> bytes:
@@ -173,6 +205,14 @@ def assembly(text: str, target: Host | None = None) -> str:
         return machine.emit_assembly(_llvm().parse_assembly(text))
 
 
+def promoted(text: str, function: str) -> str:
+    """`text` with variables of `function` in registers, to read."""
+    module = _llvm().parse_assembly(text)
+    with _machine(host()) as machine:
+        _promote(module.get_function(function), machine)
+    return str(module)
+
+
 def load(
     objects: bytes | list[bytes], exports: list[str], imports: dict[str, int] | None = None
 ) -> Library:
@@ -192,8 +232,8 @@ def load(
             builder.import_symbol(name, address)
         for name in exports:
             builder.export_symbol(name)
-        tracker = builder.link(_lljit(), f"lib{next(_names)}")
-    return Library(tracker, {name: tracker[name] for name in exports})
+        tracker, linker = _linker.link(builder)
+    return Library(tracker, linker, {name: tracker[name] for name in exports})
 
 
 def function(address: int, restype: Any, *argtypes: Any) -> Any:

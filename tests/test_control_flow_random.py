@@ -1,0 +1,123 @@
+"""Random functions with Python control flow: both modes agree on values, gradients, variables.
+
+A failing function is printed as Python source.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+import dualmode as dm
+from control_flow import check, define
+
+EXAMPLES = int(os.environ.get("DUALMODE_TEST_PROGRAMS", "0")) or 40
+
+VECTORS = ["dm.sin(x)", "dm.tanh(y + s)", "x * 0.5 + y", "dm.where(x > y, x, y)", "x[::-1] * t"]
+SCALARS = ["dm.mean(x * y)", "dm.cos(t) + s * 0.5", "dm.max(x)", "x[0] - y[2]", "s * 0.25 + n"]
+TENSOR_TESTS = ["s > 0.3", "x[0] < y[1]", "dm.any(y > 0.9)", "-0.5 < t <= 0.75"]
+PYTHON_TESTS = ["n > 2", "n % 2 == 0", "x.ndim == 1"]
+
+tests = st.recursive(
+    st.sampled_from(TENSOR_TESTS + PYTHON_TESTS),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda p: f"({' '.join(p)})"),
+        inner.map(lambda p: f"not ({p})"),
+    ),
+    max_leaves=3,
+)
+
+
+def indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+@st.composite
+def simple(draw: Any) -> list[str]:
+    kind = draw(st.sampled_from(["vector", "scalar", "number", "variable", "choice", "print"]))
+    if kind == "vector":
+        return [f"{draw(st.sampled_from('xy'))} = {draw(st.sampled_from(VECTORS))}"]
+    if kind == "scalar":
+        return [f"{draw(st.sampled_from('st'))} = {draw(st.sampled_from(SCALARS))}"]
+    if kind == "number":
+        return ["n += 1"]
+    if kind == "variable":
+        return ["world.v.assign(world.v * 0.5 + s)", "t = t + world.v"]
+    if kind == "print":
+        return ["dm.print(dm.floor(s * 4 + 0.3))"]
+    return [f"s = {draw(st.sampled_from(SCALARS))} if {draw(tests)} else t"]
+
+
+@st.composite
+def block(draw: Any, depth: int, loop: bool) -> list[str]:
+    out: list[str] = []
+    for _ in range(draw(st.integers(1, 2))):
+        out += draw(statement(depth, loop))
+    return out
+
+
+def statement(depth: int, loop: bool) -> Any:
+    return st.one_of(simple(), compound(depth, loop)) if depth else simple()
+
+
+@st.composite
+def compound(draw: Any, depth: int, loop: bool) -> list[str]:
+    kinds = ["if", "if else", "while", "for range", "for python", "for tensor"]
+    kind = draw(st.sampled_from([*kinds, "leave"] if loop else kinds))
+    if kind == "leave":
+        return [f"if {draw(tests)}:", f"    {draw(st.sampled_from(['break', 'continue']))}"]
+    if kind.startswith("if"):
+        lines = [f"if {draw(tests)}:", *indented(draw(block(depth - 1, loop)))]
+        if kind == "if else":
+            lines += ["else:", *indented(draw(block(depth - 1, loop)))]
+        return lines
+    body = indented(draw(block(depth - 1, True)))
+    if kind == "while":
+        c = f"c{depth}"
+        return [f"{c} = 0", f"while {c} < 3 and {draw(tests)}:", f"    {c} += 1", *body]
+    head = {
+        "for range": f"for i{depth} in dm.range({draw(st.integers(0, 3))}):",
+        "for python": f"for i{depth} in range({draw(st.integers(0, 2))}):",
+        "for tensor": f"for e{depth} in {draw(st.sampled_from('xy'))}:",
+    }[kind]
+    use = f"    s = s * 0.5 + e{depth}" if kind == "for tensor" else f"    t = t + 0.1 * i{depth}"
+    return [head, use, *body]
+
+
+@st.composite
+def texts(draw: Any) -> str:
+    lines = ["y, t = x[::-1], x[1] * 0.5", "s = dm.mean(x)"]
+    for _ in range(draw(st.integers(1, 3))):
+        lines += draw(compound(draw(st.integers(1, 3)), False))
+    return "\n".join([*lines, "x = x + y * t"])
+
+
+quick = settings(
+    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+@quick
+@given(texts())
+def test_values(text: str) -> None:
+    note(text)
+    check(define(text, f"random {hash(text)}"), [0.5, 1.0, 0.75], [-0.6, 0.2, 0.1])
+
+
+@quick
+@given(texts())
+def test_gradients(text: str) -> None:
+    note(text)
+    program = define(text, f"random {hash(text)}")
+
+    def gradient(world: Any, x: Any) -> Any:
+        with dm.GradientTape() as tape:
+            tape.watch(x)
+            x_last, s, _ = program(world, x)
+            loss = dm.sum(x_last) + s
+        return loss, tape.gradient(loss, x, unconnected_gradients="zero")
+
+    check(gradient, [0.5, 1.0, 0.75], [-0.6, 0.2, 0.1])
