@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     (value, steps), gradient = gradient_of(w)
     print(f"loss = {float(value):.4f} after {int(steps)} steps")
     print(gradient.numpy())
-    return {"loss": float(value), "steps": int(steps), "gradient": gradient.numpy(), "w": w.numpy()}
+    return {
+        "loss": float(value),
+        "steps": int(steps),
+        "gradient": gradient.numpy(),
+        "w": w.numpy(),
+        "loss_of": lambda w: loss(w)[0],
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -371,6 +372,33 @@ def test_many_iterations() -> None:
         lambda n: dm.while_loop(lambda i, x: i < n, lambda i, x: (i + 1, x * 0.5 + 1.0), (0, 0.0))
     )(dm.asarray(20_000))
     agree(out, (20_000, np.float32(2.0)))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+@pytest.mark.parametrize("entry", ["native", "ctypes"])
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_signal_ends_a_loop(entry: str, size: int) -> None:
+    class Late(Exception):
+        pass
+
+    def late(*_: Any) -> None:
+        raise Late
+
+    @dm.function
+    def fn(start: Any, x: Any) -> Any:
+        return dm.while_loop(lambda i, x: i >= 0, lambda i, x: (i * 1.0, dm.sin(x @ x)), (start, x))
+
+    dm.config.update(entry=entry)
+    x = dm.ones((size, size))
+    fn(dm.asarray(-1.0), x)  # compiled, and over at once
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Late):
+            fn(dm.asarray(0.0), x)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -112,6 +112,13 @@ def test_neural_ode(capsys):
     eager, compiled, *_ = in_both_modes("neural_ode", capsys)
     assert eager["steps"] == compiled["steps"] > 5
     np.testing.assert_allclose(eager["gradient"], compiled["gradient"], rtol=1e-9)
+    w, expected = eager["w"], np.zeros((3, 3))
+    for at in np.ndindex(3, 3):
+        step = np.zeros((3, 3))
+        step[at] = 1e-6
+        up, down = (eager["loss_of"](dm.asarray(w + s)) for s in (step, -step))
+        expected[at] = (float(up) - float(down)) / 2e-6
+    np.testing.assert_allclose(eager["gradient"], expected, rtol=1e-5)
 
 
 def test_every_example_is_under_test():

@@ -14,12 +14,12 @@ import numpy as np
 
 from . import expr, passes
 from .emit.main import Program, emit_main
-from .emit.steps import OUT_OF_MEMORY, Slots
+from .emit.steps import INTERRUPTED, OUT_OF_MEMORY, Slots
 from .graph import COND, Graph, running
 from .loops import Control, HostCall, Kernel, Step
 from .lower import lower
 from .plan import Plan, plan
-from .runtime import entry_native, jit, pool
+from .runtime import entry_native, jit, pool, signals
 from .runtime.entry import Entry
 from .runtime.layout import Layout
 
@@ -170,17 +170,16 @@ class _Native:
                 self.program.modules(), owner.host, "run" if self.program.structured else ""
             ),
         )
-        self._library = owner._stage(
-            "load", lambda: jit.load(machine, ["run"], pool.symbols() if self._threaded else {})
-        )
+        self._library = owner._stage("load", lambda: jit.load(machine, ["run"], self._imports()))
         self.address = self._library["run"]
         self._errors = threading.local()
         self._callback = _Callback(self._call)
         self._run = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.address)
 
-    @property
-    def _threaded(self) -> bool:
-        return self.program.chunked > 0
+    def _imports(self) -> dict[str, int]:
+        """Addresses of what the code calls."""
+        pooled = pool.symbols() if self.program.chunked else {}
+        return {**pooled, **(signals.symbols() if self.program.signals else {})}
 
     def fixed(self) -> list[int]:
         """The table from the callback on."""
@@ -201,7 +200,10 @@ class _Native:
             self.fail(code)
 
     def fail(self, code: int) -> None:
-        """Raise what the host call number `code - 1` raised, or that there is no memory."""
+        """Raise what the host call number `code - 1` or a signal's handler raised, or that there is
+        no memory."""
+        if code == INTERRUPTED:
+            signals.reraise()
         if code == OUT_OF_MEMORY:
             raise MemoryError("no memory left for the values that a loop saves in each iteration")
         error = self._errors.raised

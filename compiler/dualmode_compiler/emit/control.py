@@ -6,10 +6,11 @@ from ..expr import Buffer
 from ..graph import LOOP
 from ..loops import Control, Copy, HostCall, Kernel
 from ..plan import Plan
-from .steps import OUT_OF_MEMORY, Function, Scope, Stack, copy, is_number
+from .steps import INTERRUPTED, OUT_OF_MEMORY, Function, Scope, Stack, copy, is_number
 
 UNKNOWN = 1 << 20  # iterations, where nothing is known of their number: it may be a long run
 FIRST = 1 << 10  # bytes of the first piece of a growing stack
+PATIENCE = 1 << 22  # additions between two looks for signals
 
 
 def emit_steps(scope: Scope) -> None:
@@ -124,12 +125,29 @@ class _Loop:
             self._slot(t, entry, index, b) for t, b in zip(targets, self.stacked, strict=True)
         ]
         trips = UNKNOWN if self.length is None else self.length
+        start = f.totals.work
         _inner(
             self.scope, step, step.plans[0], [*states, *params, *self.fixed], outputs, weight=trips
         )
+        self._look_for_signals(index, trips, f.totals.work - start)
         f.body += [f"  br label %{again}", f"{again}:"]
         f.body += [f"  {following} = add nuw nsw i64 {index}, 1", f"  br label %{head}", f"{done}:"]
         self._finish(states, index)
+
+    def _look_for_signals(self, index: str, trips: int, work: float) -> None:
+        """Once in a while, if the loop may be a long one; `work` is that of all iterations."""
+        f, each = self.f, max(work / (self.scope.weight * max(trips, 1)), 1)
+        if self.length is not None and each * self.length < 16 * PATIENCE:
+            return
+        period = 1 << int(max(PATIENCE / each, 1)).bit_length() - 1
+        look, on = f.name("look"), f.name("on")
+        passed = f.w.emit(f"and i64 {index}, {period - 1}")
+        now = f.w.emit(f"icmp eq i64 {passed}, {period - 1}")
+        f.body += [f"  br i1 {now}, label %{look}, label %{on}", f"{look}:"]
+        raised = f.w.emit("call i32 @dm_signal()")
+        f.fail_if(f.w.emit(f"icmp ne i32 {raised}, 0"), INTERRUPTED)
+        f.body += [f"  br label %{on}", f"{on}:"]
+        f.signals = True
 
     def _states(self) -> list[str]:
         """Where carried values are, with their initial values."""

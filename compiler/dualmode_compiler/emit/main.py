@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..loops import Control, HostCall
 from ..plan import Plan
+from ..runtime import signals
 from ..runtime.jit import Host
 from .control import emit_steps
 from .kernel import attributes
@@ -28,6 +29,7 @@ class Program:
         chunked: kernels that may run in parallel.
         work: estimated cost of one run, in additions.
         structured: `@run` has branches or loops.
+        signals: `@run` looks for signals.
     """
 
     calls: list[HostCall]
@@ -37,6 +39,7 @@ class Program:
     kernels: int = 0
     work: float = 0
     structured: bool = False
+    signals: bool = False
 
     @property
     def text(self) -> str:
@@ -91,4 +94,9 @@ def emit_main(plan: Plan, slots: Slots, host: Host) -> Program:
         ]
     t = f.totals
     functions = [*f.helpers.values(), *f.texts, run]
-    return Program(t.calls, declarations, functions, t.chunked, t.kernels, t.work, structured)
+    if f.signals:
+        declarations += signals.DECLARATIONS
+        functions.insert(0, signals.CHECK)
+    return Program(
+        t.calls, declarations, functions, t.chunked, t.kernels, t.work, structured, f.signals
+    )

@@ -15,7 +15,9 @@ from .kernel import Code, emit_kernel
 from .nest import Nest
 from .values import Writer, memory_type
 
-OUT_OF_MEMORY = -1  # the result of `run`; else the number of the host call that failed, plus one
+# results of `run` that are not the number of a host call that failed, plus one
+OUT_OF_MEMORY = -1
+INTERRUPTED = -2  # a signal's handler has raised
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Function:
         head: the start of the entry block: addresses and variables.
         w: writes what follows.
         varying: addresses that are not the same all the time.
+        signals: it looks for signals.
     """
 
     def __init__(self, slots: Slots, host: Host, structured: bool) -> None:
@@ -82,6 +85,7 @@ class Function:
         self.declarations: set[str] = set()
         self.totals = Totals()
         self.steps = 0
+        self.signals = False
         self._names = 0
 
     def name(self, stem: str) -> str:
