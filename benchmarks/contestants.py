@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .workloads import Dispatch, Gemm, Kind, Nested, Training, Workload
+from .workloads import Dispatch, Gemm, Kind, Loop, Nested, Recurrent, Training, Workload
 
 PEERS = ("numpy", "torch", "torch-compile", "jax", "tensorflow")
 DEFAULT_PEERS = ("numpy", "torch", "jax", "tensorflow")
@@ -36,7 +36,7 @@ class Contestant:
         return self.kind in workload.kinds and isinstance(workload, self.runs)
 
 
-_ALL = (Training, Gemm, Dispatch, Nested)
+_ALL = (Training, Gemm, Dispatch, Nested, Loop, Recurrent)
 OUR_EAGER = Contestant("dualmode eager", "", "dualmode", "ours", "eager", "eager", _ALL)
 OUR_COMPILED = Contestant("dualmode compiled", "", "dualmode", "ours", "compiled", "compiled", _ALL)
 CONTESTANTS = (

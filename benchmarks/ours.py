@@ -7,7 +7,7 @@ from typing import Any
 
 import dualmode as dm
 
-from .workloads import Dispatch, Gemm, Nested, Step, Training, Workload
+from .workloads import Dispatch, Gemm, Loop, Nested, Recurrent, Step, Training, Workload
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -22,7 +22,30 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
         case Nested():
             trees = dm.tree.map(dm.asarray, workload.data())
             return Step(_mode(_of_trees, mode), tuple(trees))
+        case Loop():
+            return _loop(workload, mode)
+        case Recurrent():
+            return _recurrent(workload, mode)
     raise TypeError(workload)
+
+
+def _loop(workload: Loop, mode: str) -> Step:
+    def run(x: dm.Tensor) -> dm.Tensor:
+        return dm.fori_loop(0, workload.iterations, lambda _, x: x * workload.decay + 1, x)
+
+    return Step(_mode(run, mode), tuple(map(dm.asarray, workload.data())))
+
+
+def _recurrent(workload: Recurrent, mode: str) -> Step:
+    def loss(x: Any, w: Any, u: Any, b: Any) -> Any:
+        def cell(h: Any, entry: Any) -> tuple[Any, None]:
+            return dm.tanh(entry @ w + h @ u + b), None
+
+        last, _ = dm.scan(cell, dm.zeros((workload.batch, workload.units)), x)
+        return dm.mean(last * last)
+
+    run = dm.grad(loss, argnums=2) if workload.gradient else loss
+    return Step(_mode(run, mode), tuple(map(dm.asarray, workload.data())))
 
 
 def _of_trees(

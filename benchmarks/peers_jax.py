@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .workloads import Dispatch, Gemm, Nested, Step, Training, Workload
+from .workloads import Dispatch, Gemm, Loop, Nested, Recurrent, Step, Training, Workload
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -22,7 +22,30 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
         case Nested():
             trees = jax.tree.map(jnp.asarray, workload.data())
             return _call(lambda *trees: trees[0]["w"] + trees[-1]["b"], *trees)
+        case Loop():
+            return _loop(workload)
+        case Recurrent():
+            return _recurrent(workload)
     raise TypeError(workload)
+
+
+def _loop(workload: Loop) -> Step:
+    def run(x: Any) -> Any:
+        return jax.lax.fori_loop(0, workload.iterations, lambda _, x: x * workload.decay + 1, x)
+
+    return _call(run, *map(jnp.asarray, workload.data()))
+
+
+def _recurrent(workload: Recurrent) -> Step:
+    def loss(x: Any, w: Any, u: Any, b: Any) -> Any:
+        def cell(h: Any, entry: Any) -> tuple[Any, None]:
+            return jnp.tanh(entry @ w + h @ u + b), None
+
+        last, _ = jax.lax.scan(cell, jnp.zeros((workload.batch, workload.units)), x)
+        return jnp.mean(last * last)
+
+    run = jax.grad(loss, argnums=2) if workload.gradient else loss
+    return _call(run, *map(jnp.asarray, workload.data()))
 
 
 def _call(function: Any, *args: Any) -> Step:

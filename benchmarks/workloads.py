@@ -130,6 +130,39 @@ class Nested(Workload):
         return trees
 
 
+@dataclass(frozen=True)
+class Loop(Workload):
+    """A loop over one number: x = x * decay + 1, from 0."""
+
+    iterations: int = 1_000_000
+    decay: float = 0.999
+
+    def data(self) -> tuple[Array]:
+        return (np.zeros((), np.float32),)
+
+
+@dataclass(frozen=True)
+class Recurrent(Workload):
+    """Elman's network, h = tanh(x[t] @ w + h @ u + b), scanned over time: the mean square of its
+    last state, or the gradient of that by u."""
+
+    steps: int = 64
+    batch: int = 16
+    features: int = 32
+    units: int = 64
+    gradient: bool = False
+
+    def data(self) -> tuple[Array, ...]:
+        """x: float32[steps, batch, features]; w, u and b."""
+        random = np.random.default_rng(0)
+        x = random.normal(size=(self.steps, self.batch, self.features))
+        # small enough that tanh does not saturate, where gradients vanish and numbers are denormal
+        w, u = (
+            random.normal(size=(n, self.units)) / np.sqrt(n) for n in (self.features, self.units)
+        )
+        return *(a.astype(np.float32) for a in (x, w, u)), np.zeros(self.units, np.float32)
+
+
 def _gemm(m: int, n: int, k: int, transposed: str = "") -> Gemm:
     name = f"{m}x{n}x{k}" + (f" {transposed.upper()}ᵀ" if transposed else "")
     return Gemm(
@@ -158,6 +191,11 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
         Dispatch("x + y 4x4", kinds=("compiled",)),
         Nested("x + y of ten trees", kinds=("compiled",)),
     ),
+    "loops": (
+        Loop("a million iterations", kinds=("compiled",)),
+        Recurrent("scan", kinds=("compiled",)),
+        Recurrent("scan, gradient", kinds=("compiled",), gradient=True),
+    ),
     "gemm": (
         *(_gemm(n, n, n) for n in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)),
         _gemm(64, 256, 784),
@@ -175,5 +213,6 @@ ABOUT = {
     "mnist_mlp": "training step, 784-256-128-10, batch 64, Adam, softmax cross-entropy",
     "wide_mlp": "training step, 512-1024-1024-512, batch 128, Adam, mean squared error",
     "dispatch": "what a call costs: an eager add of 4x4, a compiled one, one of ten structures",
+    "loops": "a million iterations over a scalar; a recurrent net of 64 steps, and its gradient",
     "gemm": "float32 matrix products, m x n x k",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler.graph import Node
-from dualmode_compiler.spec import Spec, default
+from dualmode_compiler.spec import Spec, bool_, default, float64, int64
 
 from . import graphs, op, tree
 from .errors import DTypeError, ShapeError
@@ -17,6 +17,9 @@ from .ops.logic import CAST
 from .subtrace import Subtrace, assign, assigned, operand, subtrace, union
 from .subtrace import labels as labels_of
 from .tensor import Operators, Tensor
+
+# the dtypes of traced Python numbers, by the kind of their values
+PRECISION = {"b": bool_, "i": int64, "f": float64}
 
 
 def branch(
@@ -121,7 +124,8 @@ def _same(x: Any, y: Any) -> bool:
 def _as_tensors(
     traces: Sequence[Subtrace], values: list[Any], path: str, labels: Sequence[str]
 ) -> list[Tensor]:
-    """The values as tensors; Python numbers take the dtype of the tensors among them."""
+    """The values as tensors; Python numbers take the dtype of the tensors among them, and stay
+    Python numbers where there are none."""
     strong = [x for x in values if _is_strong(x)]
     numbers = [x for x in values if not _is_strong(x)]
     out = []
@@ -130,13 +134,16 @@ def _as_tensors(
             if not isinstance(x, Operators | int | float | complex) and not hasattr(x, "__array__"):
                 raise DTypeError(
                     f"cond: {path} is {x!r} where {label}, which is no tensor, and differs "
-                    "in the other branches"
+                    "in the other branches; tell the cases apart by a number or a bool"
                 )
             if _is_strong(x):
                 out.append(convert(x))
                 continue
             wanted = common(numbers, strong)
-            out.append(CAST(x, dtype=wanted) if isinstance(x, Tensor) else convert(x, wanted))
+            if not strong and wanted.kind in PRECISION:
+                out.append(op.state.mode.weak(x, PRECISION[wanted.kind]))
+            else:
+                out.append(CAST(x, dtype=wanted) if isinstance(x, Tensor) else convert(x, wanted))
     return out
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,8 @@ from dualmode_compiler.graph import CONST, Graph, Node
 from dualmode_compiler.interpret import Interpreter
 
 from . import config
-from .graphs import Gradient, extract, replay
+from .again import calls_in_open_loops
+from .graphs import Gradient, extract, record, replay
 from .op import state
 from .tensor import Tensor
 from .tracer import current_tracer
@@ -25,13 +27,39 @@ lock = threading.RLock()  # one trace or compilation at a time
 
 def compile_graph(graph: Graph, name: str) -> Any:
     """The executable of `graph` by `config.backend`: its `run(arrays)` gives outputs and states."""
-    if config.backend == "interpret":
+    stacks = any(n.spec.is_stack for n in (*graph.params, *graph.outputs))
+    if config.backend == "interpret" or stacks:
         from dualmode_compiler.passes.merge import merge
 
         return Interpreter(merge(graph))  # else a loop and its gradient's both run its effects
     from dualmode_compiler import driver
 
     return driver.compile(graph, name=name)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of one run of a compiled function in bytes, as planned at its compilation.
+
+    Attributes:
+        arguments: what it reads: arguments, Variables and captured arrays.
+        results: what it gives; new values of Variables are written over the old ones.
+        scratch: values in between, at offsets given by lifetimes; but for what a loop keeps of a
+            number of iterations that is not known. 0 with the backend "interpret", which plans
+            nothing.
+        kept: what a tape around the call keeps of it until the gradient is computed; but for
+            what loops keep of a number of iterations that is not known.
+    """
+
+    arguments: int
+    results: int
+    scratch: int
+    kept: int
+
+    @property
+    def peak(self) -> int:
+        """All that exists at once while it runs, with no tape around the call."""
+        return self.arguments + self.results + self.scratch
 
 
 class GraphFunction:
@@ -59,6 +87,17 @@ class GraphFunction:
                     self._executable = compile_graph(self.graph, self.name)
         return self._executable
 
+    def memory(self) -> Memory:
+        """See `Memory`."""
+        graph = self.graph
+        kept = self._forward.graph.outputs[len(graph.outputs) :]
+        return Memory(
+            arguments=sum(n.spec.nbytes for n in graph.params),
+            results=sum(n.spec.nbytes for n in graph.outputs),
+            scratch=getattr(self.executable, "arena", 0),
+            kept=sum(n.spec.nbytes for n in kept if not n.spec.is_stack),
+        )
+
     def __call__(self, args: Sequence[Tensor]) -> list[Tensor]:
         if current_tracer() is not None:
             values = replay(self.graph, args)
@@ -80,8 +119,7 @@ class GraphFunction:
         def vjp(grads: list[Tensor | None]) -> list[Tensor | None]:
             return forward._pull_back(args, results, grads)
 
-        for tape in state.tapes:
-            tape.record_call(args, results, vjp)  # type: ignore[attr-defined]
+        record(self.graph.nodes(), args, results, vjp)
         return self._own_results(results)
 
     def _own_results(self, results: list[Tensor]) -> list[Tensor]:
@@ -94,7 +132,8 @@ class GraphFunction:
         """This function with further outputs: the values that its first-order gradient needs."""
         graph = self.graph
         with lock:
-            gradient = Gradient(graph, [n.spec.dtype.is_inexact for n in self.results])
+            given = [n.spec.dtype.is_inexact for n in self.results]
+            gradient = Gradient(graph, given, calls_in_open_loops(graph))
         known = set(graph.outputs)
         residuals = [n for n in gradient.residuals() if n not in known]
         if not residuals:
@@ -105,6 +144,7 @@ class GraphFunction:
                 outputs=[*graph.outputs, *residuals],
                 updates=graph.updates,
                 effects=graph.effects,
+                _interned=graph._interned,  # so that what is computed twice is one node
             ),
             self.name,
         )
@@ -130,7 +170,7 @@ class _Pullback:
 
     def __init__(self, function: GraphFunction, given: tuple[bool, ...]) -> None:
         graph, results = function.graph, function.results
-        gradient = Gradient(graph, given)
+        gradient = Gradient(graph, given, calls_in_open_loops(graph))
         image = gradient.image
         # a node may be several results, and a result may be a parameter: the first place counts
         places: dict[Node, int] = {}

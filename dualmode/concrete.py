@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,29 @@ from dualmode_compiler.runtime.layout import MISS, Layout
 from dualmode_compiler.spec import Spec
 
 from . import config, errors, sizes, tree, unpack
-from .callable import GraphFunction, lock
+from .callable import GraphFunction, Memory, lock
 from .op import convert, state
-from .retraces import Cost
 from .signature import Arguments, Static, static_key
 from .tensor import Tensor
 from .trace import Trace
 from .tracer import current_tracer
 from .variable import Variable
 
+_FREE = nullcontext()
+updating: list[None] = []  # by Python code, between reading variables and assigning to them
 LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")
+
+
+class Cost:
+    """Seconds that were spent on one signature."""
+
+    def __init__(self, trace: float = 0.0) -> None:
+        self.trace = trace
+        self.compile = 0.0
+
+    @property
+    def ms(self) -> float:
+        return 1000 * (self.trace + self.compile)
 
 
 class ConcreteFunction:
@@ -90,7 +103,7 @@ class ConcreteFunction:
         sizes.replay(self.trace.events)
         if state.tapes or current_tracer() is not None or self.entry is None:
             return self._run_on_tensors(inputs)
-        out = self.entry.call(*inputs)
+        out = self._call(inputs)
         if out is MISS:  # an argument that has to be converted, or another call is under way
             arrays = [_array(x, self.name) for x in inputs]
             outputs = [Tensor._wrap(a) for a in self.entry.run(arrays)]
@@ -106,8 +119,15 @@ class ConcreteFunction:
             x = leaves[k]
             if not (isinstance(known, Static) and known.value is x) and static_key(x) != known:
                 return MISS
-        out = self._entry.call(*[leaves[k] for k in self._traced])
+        out = self._call([leaves[k] for k in self._traced])
         return out if out is MISS or self._result.single else self._result.build(out)
+
+    def _call(self, inputs: Sequence[Any]) -> Any:
+        """Run natively. Updates are not lost: no other thread runs meanwhile, and where one is
+        amidst its own, this waits."""
+        turn = lock if updating and self.graph.updates else _FREE
+        with turn:
+            return self._entry.call(*inputs)
 
     @property
     def entry(self) -> Any:
@@ -161,7 +181,7 @@ class ConcreteFunction:
         for k, tensor in (*self._arrays, *self.captures):  # those that tapes may follow
             params[k] = tensor
         outputs = len(graph.outputs)
-        with lock if graph.updates else nullcontext():  # no thread's update is lost
+        with _turn() if graph.updates else _FREE:  # no thread's update is lost
             for k, variable in self._states:
                 params[k] = variable.read_value()
             results = self._function(params)
@@ -179,9 +199,26 @@ class ConcreteFunction:
 
         return driver.explain(executable)
 
+    def memory(self) -> Memory:
+        """The planned memory of one run, in bytes; see `Memory`."""
+        return self._function.memory()
+
     def __repr__(self) -> str:
         out = ", ".join(str(n.spec) for n in self.graph.outputs)
         return f"<dm.ConcreteFunction {self.name}({self._arguments.describe(self.key)}) -> {out}>"
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Inside the block, other threads neither update variables nor go straight to native code."""
+    with lock:
+        config.detours.append(None)
+        updating.append(None)
+        try:
+            yield
+        finally:
+            updating.pop()
+            config.detours.pop()
 
 
 def _array(x: Any, name: str) -> Any:

@@ -29,6 +29,10 @@ entry: Literal["native", "ctypes"] = "native"
 backend: Literal["compile", "interpret"] = "compile"
 """What runs the graphs of functions: compiled code, or NumPy kernels one by one, to compare."""
 
+detours: list[object] = []
+"""Not a setting. One entry for each reason why calls of functions may have to take another way than
+straight to compiled code: traces and tapes in progress in any thread, and `jit` being False."""
+
 _NAMES = ("num_threads", "jit", "full_tracebacks", "entry", "backend")
 _CHOICES = {"entry": ("native", "ctypes"), "backend": ("compile", "interpret")}
 _WORDS = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
@@ -41,8 +45,10 @@ def update(**settings: Any) -> None:
         AttributeError: a name is not that of a setting.
         ValueError: a value does not suit its setting. Nothing is changed then.
     """
-    before = num_threads
+    before, compiled = num_threads, jit
     globals().update({name: _checked(name, value) for name, value in settings.items()})
+    if jit != compiled:
+        detours.pop() if jit else detours.append(None)
     if num_threads != before:
         from dualmode_compiler.runtime import pool  # only here: it loads what compiled code needs
 

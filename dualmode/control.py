@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler import spec as specs
-from dualmode_compiler.graph import Node
+from dualmode_compiler.graph import LOOP, Node, topological
 from dualmode_compiler.spec import Spec
 
 from . import branches, loops, sizes, tree
-from .errors import ShapeError
+from .errors import ShapeError, TracedValueError
 from .op import convert
 from .ops import joining, logic
 from .tensor import Operators, Tensor
@@ -274,7 +274,19 @@ def known_scalar(x: Any, what: str) -> Any:
         )
     if not isinstance(tensor._value, Node):
         return tensor._value.item()
-    return tensor.item() if tensor.weak else None
+    if current_tracer() is None:  # this mode runs loops itself, within a trace that knows the value
+        return tensor.item()
+    return _number(tensor) if tensor.weak else None
+
+
+def _number(x: Tensor) -> Any:
+    """The value of a traced Python number; None where it is not known, or made by a loop."""
+    if any(n.op is LOOP for n in topological([x._value])):
+        return None  # to find it here would be to run the loop
+    try:
+        return x.item()
+    except TracedValueError:
+        return None
 
 
 def truth(x: Any, what: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -88,6 +89,9 @@ class Eager:
 
     def weak(self, x: Any, dtype: DType) -> Tensor:
         return self.convert(x, dtype)
+
+    def whole(self, rows: Sequence[Tensor]) -> Tensor | None:
+        return None
 
     def read(self, variable: Variable) -> Tensor:
         return variable._tensor

@@ -39,6 +39,11 @@ _CONVERTED = _INTERNAL[0] + "autograph" + os.sep  # between the user's code and 
 _RAISE = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
 
 
+def is_internal(file: str) -> bool:
+    """Whether `file` is of the engine, and does not run in the name of the user's code."""
+    return file.startswith(_INTERNAL) and not file.startswith(_CONVERTED)
+
+
 def user_code() -> CodeType | None:
     """The code of the innermost running frame outside the engine's own packages."""
     frame: FrameType | None = sys._getframe(1)
@@ -137,6 +142,10 @@ class SideEffectError(Error, RuntimeError):
 
 class SideEffectWarning(UserWarning):
     """Python code has an effect that happens once, when it is traced, not on each call."""
+
+
+class UnrollingWarning(UserWarning):
+    """A Python loop makes a trace very long."""
 
 
 class RetracingWarning(UserWarning):
@@ -290,3 +299,17 @@ def install_hook() -> None:
         previous_thread(args)
 
     sys.excepthook, threading.excepthook = hook, thread_hook
+
+
+def require_function(what: str, f: object) -> None:
+    """Check that the transform `what` got a function.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not callable(f):
+        raise locate(
+            TypeError(
+                f"{what}: takes a function, and gives another one; got {type(f).__name__} {f!r}"
+            )
+        )

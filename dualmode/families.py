@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualmode_compiler.spec import Spec
 
-from .fit import Unfit
-from .relax import Learned, NotAlike, varying
 from .signature import Identity, Key
 from .trace import Trace
+
+if TYPE_CHECKING:  # slow to import, and needed only when sizes change
+    from .relax import Learned
 
 _KEPT = 4  # of the latest traces, and of what was learned: one for each way the code goes
 SMALLEST = 2  # the smallest size that may be symbolic
@@ -38,6 +39,10 @@ class Family:
     def derive(self, key: Key) -> Trace | None:
         """The trace for `key`, where it follows from others."""
         self.why = ""
+        if not self._learned:
+            return None
+        from .fit import Unfit
+
         for learned in self._learned:
             try:
                 return learned.trace(key)
@@ -51,6 +56,8 @@ class Family:
         self._traces = [trace, *self._traces[: _KEPT - 1]]
         if self._seen < self._enough:
             return
+        from .relax import Learned
+
         for k, one in enumerate(self._traces):
             alike, why = self._alike(one, self._traces[k + 1 :])
             if len(alike) > 1:
@@ -62,6 +69,8 @@ class Family:
 
     def _alike(self, trace: Trace, others: Sequence[Trace]) -> tuple[list[Trace], str]:
         """`trace`, and those of `others` that it can be learned from together; why not the rest."""
+        from .relax import Learned, NotAlike, varying
+
         found, why = [trace], ""
         for other in others:
             keys = [t.key for t in (*found, other)]

@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from . import tree
-from .errors import GradientError, ShapeError
+from .dependence import dependent
+from .errors import GradientError, ShapeError, TracedValueError
 from .op import Op, convert, state
+from .op import mode as op_mode
 from .ops import creation, elementwise
-from .tape import CallVjp, GradientTape, Value, differentiable_leaves
+from .tape import CallVjp, GradientTape, UserVjp, Value, differentiable_leaves
 from .tensor import Tensor
+from .tracer import Tracer
 from .variable import Variable
 
 
@@ -33,7 +36,7 @@ class ForwardAccumulator:
 
     It nests with tapes and other accumulators, in either order: an accumulator around a tape gives
     products with the Hessian. A `custom_gradient` counts, where it is linear in the gradient that
-    it is given, as that of a function is; of others, such as clipping, there is no forward mode.
+    it is given, as that of a function is; others, such as clipping, have no forward mode: an error.
 
     Args:
         primals: a floating tensor or variable, or a nested structure of them.
@@ -94,7 +97,7 @@ class ForwardAccumulator:
     # --- recording ------------------------------------------------------------------------------
 
     def record(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any], out: Tensor) -> None:
-        if op.vjp is None:
+        if op.vjp is None or not out.dtype.is_inexact:
             return
         for x in args:
             if id(x) in self._tangents:
@@ -115,6 +118,8 @@ class ForwardAccumulator:
 
     def _push(self, inputs: Sequence[Value], outputs: Sequence[Tensor], vjp: Any) -> None:
         """Tangents of `outputs` from those of `inputs`: the transpose of `vjp`."""
+        if isinstance(vjp, UserVjp):
+            self._check(inputs, outputs, vjp)
         saved = state.tapes
         # what was entered later has not heard of the outputs yet, and would take them for constants
         state.tapes = saved[: saved.index(self)]
@@ -123,25 +128,58 @@ class ForwardAccumulator:
         finally:
             state.tapes = saved
 
+    def _check(self, inputs: Sequence[Value], outputs: Sequence[Tensor], vjp: UserVjp) -> None:
+        """The transpose of `vjp`, traced, must not depend on its cotangents.
+
+        Raises:
+            GradientError: it does, so `vjp` is not linear.
+        """
+        tracer = Tracer(state.mode, creates=False)
+        try:
+            with op_mode(tracer):
+                dummies = [tracer.param(y.spec) for y in outputs if y.dtype.is_inexact]
+                given = iter(dummies)
+                cotangents = [next(given) if y.dtype.is_inexact else None for y in outputs]
+                pushed = self._transpose(inputs, cotangents, vjp)
+                graph = tracer.finish([tracer.node(t) for t in pushed if t is not None])
+        except TracedValueError:
+            linear = not vjp.certain  # it asks for the value of a cotangent
+        else:
+            linear = not any(dependent(graph, range(len(dummies))))
+        if not linear:
+            raise GradientError(
+                f"{vjp.name}: its grad_fn is not linear in the gradient that it is given, as that "
+                "of a function is, so there is no derivative in forward mode (dm.jvp, dm.jacfwd, "
+                "dm.ForwardAccumulator); use reverse mode (dm.grad, dm.vjp, dm.GradientTape), or "
+                "return the gradient times factors that do not depend on it"
+            )
+
     def _pushed(
         self, inputs: Sequence[Value], outputs: Sequence[Tensor], vjp: Any
     ) -> dict[int, tuple[Tensor, Tensor]]:
-        smooth = [y for y in outputs if y.dtype.is_inexact]
-        dummies = {id(y): _dummy(y) for y in smooth}
+        dummies = [_dummy(y) if y.dtype.is_inexact else None for y in outputs]
+        pushed = self._transpose(inputs, dummies, vjp)
+        return {id(y): (y, t) for y, t in zip(outputs, pushed, strict=True) if t is not None}
+
+    def _transpose(
+        self, inputs: Sequence[Value], cotangents: list[Tensor | None], vjp: Any
+    ) -> list[Tensor | None]:
+        """The transpose of `vjp` for the tangents of `inputs`: one tangent for each cotangent."""
         pulled: list[Tensor] = []
         tangents: list[Tensor] = []
+        dummies = [u for u in cotangents if u is not None]
         with GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(list(dummies.values()))
-            grads = vjp([dummies.get(id(y)) for y in outputs])
+            tape.watch(dummies)
+            grads = vjp(cotangents)
             for x, g in zip(inputs, grads, strict=True):
                 found = self._tangents.get(id(x))
                 if found is not None and g is not None:
                     pulled.append(g if isinstance(g, Tensor) else g())
                     tangents.append(found[1])
         if not pulled:
-            return {}
-        pushed = tape.gradient(pulled, list(dummies.values()), output_gradients=tangents)
-        return {id(y): (y, t) for y, t in zip(smooth, pushed, strict=True) if t is not None}
+            return [None] * len(cotangents)
+        pushed = iter(tape.gradient(pulled, dummies, output_gradients=tangents))
+        return [None if u is None else next(pushed) for u in cotangents]
 
 
 def _dummy(y: Tensor) -> Tensor:

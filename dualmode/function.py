@@ -12,26 +12,33 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from types import MethodType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from dualmode_compiler.runtime.layout import MISS
 
 from . import autograph as conversion
-from . import config, retraces, tree
+from . import config, tree
 from .callable import lock
-from .concrete import ConcreteFunction
-from .eager import EAGER
+from .concrete import ConcreteFunction, updating
+from .config import detours
 from .errors import Site
 from .families import Families, probes
 from .inputs import InputSignature
 from .op import state
-from .retraces import Retrace, Specialization
 from .signature import Arguments, Key
 from .trace import Needs, Trace, trace
 from .tracer import current_tracer
 
+if TYPE_CHECKING:  # imported where it is used, to keep `import dualmode` short
+    from .retraces import Retrace, Specialization
+
 DERIVED = 64  # signatures that are kept though they were not traced; the others are made again
 _RETRACES = 1000  # the latest are kept
+
+
+def _straight() -> bool:
+    """Whether calls from this thread may go straight to native code."""
+    return config.jit and state.plain and not updating
 
 
 def _miss(*_: Any) -> Any:
@@ -51,6 +58,8 @@ class Function:
         name: for messages.
         retraces: why it was traced again, each time; the latest last.
     """
+
+    __slots__ = ("__dict__", "__weakref__", "_fast")  # a slot is read sooner than a dict
 
     def __init__(
         self,
@@ -95,7 +104,7 @@ class Function:
         self._methods: dict[int, _Method] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if config.jit and not kwargs and not state.tapes and state.mode is EAGER:
+        if not kwargs and (not detours or _straight()):
             out = self._fast(*args)
             if out is not MISS:
                 return out
@@ -105,7 +114,7 @@ class Function:
         if not config.jit:
             return self._python(*args, **kwargs)
         leaves, form = self._flatten(args, kwargs)
-        eager = state.mode is EAGER and not state.tapes
+        eager = state.plain
         if eager and self._recent is not None:
             out = self._recent.attempt(leaves, form)
             if out is not MISS:
@@ -135,6 +144,8 @@ class Function:
     @property
     def specializations(self) -> list[Specialization]:
         """The signatures that were derived from traces at other sizes, and what each has cost."""
+        from .retraces import Specialization
+
         return [
             Specialization(self._arguments.describe(key), concrete.cost)
             for key, concrete in self._derived.copy().items()
@@ -216,11 +227,14 @@ class Function:
         with watched() as watch:
             made = run(creates=not self._count)
             watch.ignore = made.creates
+            watch.changed(made.changed)
         if not made.creates:
             return made
         # once more without the first call's initialisation: this is what later calls do
-        with watched():
-            return run(creates=False)
+        with watched() as watch:
+            made = run(creates=False)
+            watch.changed(made.changed)
+            return made
 
     def _probe(self, key: Key, made: Trace, leaves: list[Any]) -> None:
         """Trace at other sizes, where the input signature has None, to learn what depends on them.
@@ -273,10 +287,14 @@ class Function:
             for c in self._traces.values()
             if isinstance(c, ConcreteFunction) and c is not concrete
         ]
+        if not known:
+            return
+        from . import retraces
+
         changes = retraces.compare(self._arguments, concrete.key, concrete.needs, known)
         if not changes:
             return
-        self.retraces.append(Retrace(tuple(changes), reason, concrete.cost))
+        self.retraces.append(retraces.Retrace(tuple(changes), reason, concrete.cost))
         del self.retraces[:-_RETRACES]
         if len(self.retraces) == retraces.WARN_AFTER and not self._warned:
             self._warned = True
@@ -317,7 +335,7 @@ class _Method(Function):
         return MethodType(self.python_function, self._instance())
 
     def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
-        if config.jit and not kwargs and not state.tapes and state.mode is EAGER:
+        if not kwargs and (not detours or _straight()):
             out = self._fast(*args)
             if out is not MISS:
                 return out

@@ -3,7 +3,7 @@
 A branch, a loop or a call is one node that owns graphs (`dualmode_compiler.graph`). Its gradient is
 such a node again, so tapes that listen record it, for every order:
 
-* a branch and a call compute again, within the graph of the gradient, what that needs;
+* a branch and a call compute again, within the graph of the gradient, what that needs (`again`);
 * a loop is run again by a longer body, which stacks what the gradient needs of every iteration; the
   compiler runs only the longer one. The gradient goes through the iterations from last to first.
 
@@ -12,11 +12,9 @@ Griewank and Walther, "Evaluating Derivatives", 2nd edition, 2008, chapters 3 an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from dualmode_compiler.graph import (
     CALL,
@@ -25,17 +23,21 @@ from dualmode_compiler.graph import (
     ITEM,
     LOOP,
     PARAM,
+    Attrs,
     Graph,
     Node,
     Structural,
     map_graphs,
     topological,
 )
+from dualmode_compiler.passes.merge import Union, common, groups, result_of
 
-from . import op
+from . import errors, op
+from .again import Known, again, first_without_inputs
+from .dependence import rules
 from .op import Op, state
-from .ops import creation, elementwise
-from .tape import GradientTape
+from .ops import creation
+from .tape import CallVjp, GradientTape, UserVjp
 from .tensor import Tensor
 from .tracer import Tracer, current_tracer
 
@@ -43,12 +45,20 @@ Grads = Sequence[Tensor | None]
 Derivative = Callable[[Grads, list[Tensor], Sequence[Tensor]], Grads]
 
 
-def replay(graph: Graph, args: Sequence[Tensor]) -> dict[Node, Tensor]:
-    """Execute the nodes of `graph` in the current mode; the tensor of each node with a value."""
+def replay(
+    graph: Graph, args: Sequence[Tensor], unions: Mapping[Node, Union] | None = None
+) -> dict[Node, Tensor]:
+    """Execute the nodes of `graph` in the current mode; the tensor of each node with a value.
+
+    Args:
+        unions: nodes that own graphs are executed as one that does what all of them do, but for
+            effects.
+    """
     tracer = current_tracer()
     saved = tracer.site if tracer else None
     values: dict[Node, Tensor] = dict(zip(graph.params, args, strict=True))
-    results: dict[Node, list[Tensor]] = {}
+    results: dict[Node | Union, list[Tensor]] = {}
+    unions = unions or {}
     try:
         for node in sorted(graph.nodes(), key=lambda n: n.uid):
             if node in values:
@@ -62,8 +72,13 @@ def replay(graph: Graph, args: Sequence[Tensor]) -> dict[Node, Tensor]:
                 if tracer:
                     tracer.site = node.site
                 inputs = [values[n] for n in node.inputs]
-                if node.graphs:
-                    results[node] = _again(node, inputs)
+                union = unions.get(node)
+                if union is not None:
+                    if union not in results:
+                        results[union] = _again(node, inputs, union.attrs(node))
+                    results[node] = union.results(node, results[union])
+                elif node.graphs:
+                    results[node] = _again(node, inputs, node.attrs)
                 else:
                     assert isinstance(node.op, Op)
                     values[node] = node.op(*inputs, **dict(node.attrs))
@@ -80,6 +95,9 @@ def extract(
 
     It has these `effects`. Others have taken place already, where it computes something again; they
     stay only where they give values, as calls of Python functions do.
+
+    Raises:
+        GradientError: one of those has no inputs, so that it would give something else.
     """
     graph = Graph()
     stop = set(inputs)
@@ -98,6 +116,17 @@ def extract(
     used = [n for n in inputs if n in seen]
     copies = {n: graph.param(n.spec) for n in used}
     order.sort(key=lambda n: n.uid)  # effects in their order
+    repeated = first_without_inputs(n for n in order if n not in stop and n not in effects)
+    if repeated is not None:
+        raise errors.locate(
+            errors.GradientError(
+                "gradient: it has to run a loop again whose number of iterations is not known, in "
+                "a branch, a remat or another loop; so what a dataset, a generator or a Python "
+                "function without inputs gave in there would have to come a second time. Take the "
+                "gradient inside of that loop, or give the loop a known number of iterations"
+            ),
+            repeated.site,
+        )
     _copy(order, copies, graph, set(effects))
     graph.outputs = [copies[n] for n in roots]
     return graph, used
@@ -140,7 +169,9 @@ class Gradient:
         image: for each node of the graph, its copy in the trace.
     """
 
-    def __init__(self, graph: Graph, given: Sequence[bool]) -> None:
+    def __init__(self, graph: Graph, given: Sequence[bool], stacks: bool = False) -> None:
+        """With `stacks` what a loop stacks is a result also if its length is not known."""
+        self._stacks = stacks
         results = [*graph.outputs, *(n for _, n in graph.updates)]
         tracer = Tracer()
         with op.mode(tracer):
@@ -148,7 +179,7 @@ class Gradient:
             sources = [x for x in params if x.dtype.is_inexact]
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
-                values = replay(graph, params)
+                values = replay(graph, params, groups(graph))  # so each has one gradient
             targets = [values[n] for n, g in zip(results, given, strict=True) if g]
             forward = {x._value for x in values.values()}
             effects = len(tracer.graph.effects)
@@ -163,12 +194,50 @@ class Gradient:
         self.effects: list[Node] = tracer.graph.effects[effects:]
         self.image: dict[Node, Node] = {n: x._value for n, x in values.items()}
         self._forward = forward
+        self._keep_results(graph, tracer.graph)
+
+    def _keep_results(self, graph: Graph, trace: Graph) -> None:
+        """Take what the gradient has nodes that own graphs give besides their results for results
+        of `graph`, which may give them as well."""
+        owners = {
+            common(self.image[n].inputs[0]): n.inputs[0]
+            for n in graph.nodes()
+            if n.op is ITEM and self.image[n].op is ITEM
+        }
+        same: dict[Node, Node] = {}  # several nodes of the trace may be one of the graph
+        for node in topological([*(g for g in self.grads if g is not None), *self.effects]):
+            if node.op is not ITEM or node in self._forward or not self._may_leave(node):
+                continue
+            owner = owners.get(common(node.inputs[0]))
+            if owner is not None:
+                origin = result_of(graph, owner, node)
+                same[node] = self.image.setdefault(origin, node)
+                self._forward.add(same[node])
+        if any(a is not b for a, b in same.items()):
+            self._replace(same, trace)
+
+    def _may_leave(self, node: Node) -> bool:
+        return self._stacks or not node.spec.is_stack
+
+    def _replace(self, same: dict[Node, Node], trace: Graph) -> None:
+        """Read other nodes instead of those that `same` names."""
+        image = dict(same)
+        roots = [*(g for g in self.grads if g is not None), *self.effects]
+        for node in sorted(topological(roots), key=lambda n: n.uid):
+            if node in image:
+                continue
+            inputs = [image[n] for n in node.inputs]
+            moved = node.effect or inputs != list(node.inputs)  # effects stay in order
+            image[node] = (
+                trace.add(node.op, inputs, node.attrs, node.site, node.spec) if moved else node
+            )
+        self.grads = [None if g is None else image[g] for g in self.grads]
+        self.effects = [image[n] for n in self.effects]
 
     def reads(self) -> list[Node]:
         """The graph's nodes, other than constants, that the gradients read.
 
-        Stacks are none of them, since a stack has no entries of its own kind: their loop is run
-        again.
+        Stacks are none of them, since they do not leave a graph: their loop is run again.
         """
         origin = {image: n for n, image in self.image.items()}
         roots = [*(g for g in self.grads if g is not None), *self.effects]
@@ -180,7 +249,7 @@ class Gradient:
             if node in seen:
                 continue
             seen.add(node)
-            if node in self._forward and not node.spec.is_stack:
+            if node in self._forward and self._may_leave(node):
                 read[node] = None
             else:
                 stack.extend(node.inputs[::-1])
@@ -212,7 +281,7 @@ def cond(branches: Sequence[Graph], index: Tensor, operands: Sequence[Tensor]) -
     def vjp(grads: Grads, results: list[Tensor], inputs: Sequence[Tensor]) -> Grads:
         index, *operands = inputs
 
-        def run(graphs: list[Graph], inputs: list[Tensor]) -> list[Tensor]:
+        def run(graphs: Sequence[Graph], inputs: Sequence[Tensor]) -> list[Tensor]:
             return cond(graphs, index, inputs)
 
         return [None, *_pull_back(branches, grads, operands, run)]
@@ -247,7 +316,9 @@ def loop(what: Loop, inputs: Sequence[Tensor]) -> list[Tensor]:
     arrays and the fixed values."""
 
     def vjp(grads: Grads, results: list[Tensor], inputs: Sequence[Tensor]) -> Grads:
-        return _LoopGradient(what, inputs, grads).run()
+        from .reversal import LoopGradient  # which is built on this module
+
+        return LoopGradient(what, inputs, grads).run()
 
     attrs = {name: getattr(what, name) for name in what.__dataclass_fields__}
     return _apply(LOOP, inputs, attrs, vjp)
@@ -259,14 +330,26 @@ def _apply(
     tracer = current_tracer()
     assert tracer is not None, "graphs are owned by nodes of graphs"
     results = tracer.own_graphs(op, inputs, attrs)
-    for tape in state.tapes:
-        tape.record_call(inputs, results, lambda grads: vjp(grads, results, inputs))
+    if state.tapes:
+        owner = tracer.node(results[0]).inputs if results else ()
+        record(owner, inputs, results, lambda grads: vjp(grads, results, inputs))
     return results
 
 
-def _again(node: Node, inputs: list[Tensor]) -> list[Tensor]:
-    """What `node` does, with other inputs."""
-    attrs = dict(node.attrs)
+def record(
+    nodes: Iterable[Node], inputs: Sequence[Tensor], results: Sequence[Tensor], vjp: CallVjp
+) -> None:
+    """Tell the tapes of a call, which executes `nodes`, with its vjp."""
+    found = [rule for n in nodes for rule in rules(n) if not isinstance(rule, Known)]
+    if found:
+        vjp = UserVjp(vjp, getattr(found[0], "name", "custom_gradient"))
+    for tape in state.tapes:
+        tape.record_call(inputs, results, vjp)
+
+
+def _again(node: Node, inputs: list[Tensor], known: Attrs) -> list[Tensor]:
+    """What `node` does, with other inputs and attributes."""
+    attrs = dict(known)
     if node.op is COND:
         return cond(attrs["branches"], inputs[0], inputs[1:])
     if node.op is CALL:
@@ -278,18 +361,21 @@ def _pull_back(
     graphs: Sequence[Graph],
     grads: Grads,
     operands: Sequence[Tensor],
-    run: Callable[[list[Graph], list[Tensor]], list[Tensor]],
+    run: Callable[[Sequence[Graph], Sequence[Tensor]], list[Tensor]],
 ) -> Grads:
     """The gradients of `operands` of one of `graphs`, which `run` chooses.
 
-    The graphs of the gradient take the operands and `grads` where there are some.
+    The graphs of the gradient take the operands, what effects gave, and `grads` where there are
+    some.
     """
-    outputs = graphs[0].outputs
+    outputs, count = graphs[0].outputs, len(operands)
     given = [g is not None and n.spec.dtype.is_inexact for g, n in zip(grads, outputs, strict=True)]
+    first, graphs = again(graphs)
+    values = run(first, operands)[len(outputs) :] if first else []
     gradients = [Gradient(g, given) for g in graphs]
-    wanted = [k for k in range(len(operands)) if any(g.grads[k] is not None for g in gradients)]
+    wanted = [k for k in range(count) if any(g.grads[k] is not None for g in gradients)]
     if not wanted:
-        return [None] * len(operands)
+        return [None] * count
     backward = []
     for graph, gradient in zip(graphs, gradients, strict=True):
         inputs = [*(gradient.image[n] for n in graph.params), *gradient.cotangents]
@@ -297,8 +383,8 @@ def _pull_back(
         specs = [operands[k].spec for k in wanted]
         backward.append(_with_zeros(found, specs, inputs, gradient.effects))
     seeds = [g for g, used in zip(grads, given, strict=True) if used and g is not None]
-    results = dict(zip(wanted, run(backward, [*operands, *seeds]), strict=True))
-    return [results.get(k) for k in range(len(operands))]
+    results = dict(zip(wanted, run(backward, [*operands, *values, *seeds]), strict=True))
+    return [results.get(k) for k in range(count)]
 
 
 def _with_zeros(
@@ -319,103 +405,3 @@ def _with_zeros(
             for n, s in zip(roots, specs, strict=True)
         ]
         return tracer.finish([tracer.node(x) for x in outputs])
-
-
-class _LoopGradient:
-    """One call of a loop's vjp.
-
-    The loop runs backwards over what was saved of each iteration. It carries the gradients of the
-    carried values and sums those of the fixed values; it stacks those of the scanned entries.
-
-    Attributes:
-        moving: the carried values that have gradients: all with a floating dtype.
-        fixed, scanned: the parameters of the body, of either kind, that get a gradient.
-        saved: the body's nodes that are saved of each iteration.
-        entries, constants: the scanned and the fixed parameters that the gradient reads.
-    """
-
-    def __init__(self, what: Loop, inputs: Sequence[Tensor], grads: Grads) -> None:
-        self.what, self.inputs, self.body = what, inputs, what.body
-        ends = what.carried + what.scanned
-        self.moving = [k for k in range(what.carried) if inputs[k].dtype.is_inexact]
-        self.of_carried = [grads[k] for k in self.moving]
-        self.of_stacked = [g for g in grads[what.carried :] if g is not None]
-        given = [k in self.moving for k in range(what.carried)]
-        self.gradient = Gradient(self.body, [*given, *(g is not None for g in grads[len(given) :])])
-        found = [k for k, g in enumerate(self.gradient.grads) if g is not None]
-        self.scanned = [k for k in found if what.carried <= k < ends]
-        self.fixed = [k for k in found if k >= ends]
-        params = self.body.params
-        reads = self.gradient.reads()
-        self.entries = [n for n in params[what.carried : ends] if n in reads]
-        self.constants = [n for n in params[ends:] if n in reads]
-        kept = {*self.entries, *self.constants}
-        self.saved = [n for n in reads if n not in kept]
-        if what.cond is not None and not self.saved:  # a stack tells the number of iterations
-            self.saved = [self.body.const(np.empty(0, np.uint8))]
-        if what.cond is None and what.length is None and not self.saved:
-            counting = next(k for k, x in enumerate(inputs) if x.spec.is_stack)
-            if params[counting] not in self.entries:
-                self.entries.append(params[counting])
-
-    def run(self) -> Grads:
-        what, inputs = self.what, self.inputs
-        start = [
-            _zeros(inputs[k]) if g is None else g
-            for k, g in zip(self.moving, self.of_carried, strict=True)
-        ]
-        start += [_zeros(inputs[k]) for k in self.fixed]
-        arrays = [*self._stacks(), *(inputs[n.attr("index")] for n in self.entries)]
-        arrays += self.of_stacked
-        results = loop(
-            Loop(
-                body=self._backward(),
-                carried=len(start),
-                scanned=len(arrays),
-                length=what.length if what.cond is None else None,
-                reverse=not what.reverse,
-            ),
-            [*start, *arrays, *(inputs[n.attr("index")] for n in self.constants)],
-        )
-        found = dict(zip([*self.moving, *self.fixed, *self.scanned], results, strict=True))
-        return [found.get(k) for k in range(len(inputs))]
-
-    def _stacks(self) -> list[Tensor]:
-        """What is saved, of all iterations."""
-        if not self.saved:
-            return []
-        body, base = self.body, self.what
-        longer = Graph(body.params, [*body.outputs, *self.saved], base=body)
-        return loop(replace(base, body=longer), self.inputs)[len(body.outputs) :]
-
-    def _backward(self) -> Graph:
-        """The gradient of one iteration."""
-        gradient, params = self.gradient, self.body.params
-        grads = gradient.grads
-        moving = gradient.cotangents[: len(self.moving)]
-        stacked = gradient.cotangents[len(self.moving) :]
-        image = [gradient.image.get(n, n) for n in (*self.saved, *self.entries)]
-        constants = [gradient.image[n] for n in self.constants]
-        wanted = [*self.moving, *self.fixed, *self.scanned]
-        roots = [g for g in (grads[k] for k in wanted) if g is not None]
-        inner, used = extract(roots, [*moving, *image, *stacked, *constants], gradient.effects)
-        tracer = Tracer()
-        with op.mode(tracer):
-            of_moving = [tracer.param(n.spec) for n in moving]
-            sums = [tracer.param(params[k].spec) for k in self.fixed]
-            rest = [tracer.param(n.spec) for n in (*image, *stacked, *constants)]
-            feeds = dict(
-                zip([*moving, *image, *stacked, *constants], of_moving + rest, strict=True)
-            )
-            values = replay(inner, [feeds[n] for n in used])
-            found = iter(inner.outputs)
-            of = {k: values[next(found)] for k in wanted if grads[k] is not None}
-            pairs = zip(self.moving, of_moving, strict=True)
-            outputs = [of[k] if k in of else _zeros(x) for k, x in pairs]
-            outputs += [elementwise.add(x, of[k]) for k, x in zip(self.fixed, sums, strict=True)]
-            outputs += [of[k] for k in self.scanned]
-            return tracer.finish([tracer.node(x) for x in outputs])
-
-
-def _zeros(x: Tensor) -> Tensor:
-    return creation.zeros(x.shape, dtype=x.dtype)

@@ -13,29 +13,32 @@ from __future__ import annotations
 import builtins
 import datetime
 import io
+import itertools
+import operator
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib import import_module
-from types import FrameType
-from typing import Any
+from types import FrameType, GeneratorType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import errors, lines
 from .errors import SideEffectError, SideEffectWarning, Site
-from .reach import CONTAINERS, PLAIN, Reach, is_engine, is_generator, is_user, namespace
+from .reach import CONTAINERS, ITERATORS, PLAIN, Reach, is_engine, is_generator, is_user, namespace
 from .tensor import Operators, is_eager
 from .tracer import current_tracer
 
 _MISSING = object()
 _KEPT = "return it from the function, or keep it in a dm.Variable"
+_RETURNED = "callers do not see that: change a copy, and return it"
 _COUNTED = "keep what changes in a dm.Variable, or change it outside of the function"
 _RANDOM = "use dm.random, which draws anew on each call"
+_TAKEN = "pass the item as an argument, or loop over a dm.data.Dataset"
 _CLOCK = "use dm.py_function to call it each time"
 
 _CALLS: dict[int, tuple[str, str]] = {
@@ -54,8 +57,7 @@ _CALL_NAMES = {"print", "input", "open", "time", "now", "today", "utcnow"}
 _LARGE = 100_000  # items and bytes above which a container's or array's content is not compared
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A side effect: what the line does, and what to do instead."""
 
     what: str
@@ -63,12 +65,12 @@ class Finding:
     site: Site
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """A difference between before and after.
 
     Attributes:
-        kind: how code makes it: "attribute", "global", "nonlocal", "content" or "random".
+        kind: how code makes it: "attribute", "global", "nonlocal", "content", "random" or
+            "iterator".
         name: the attribute or variable to look for in the code.
     """
 
@@ -106,17 +108,18 @@ def _first(old: Any, new: Any) -> bool:
     return unset or empty or is_engine(new)
 
 
-@dataclass
 class _Names:
-    """Variables of a scope or attributes of an object."""
+    """Variables of a scope or attributes of an object.
 
-    kind: str
-    label: str  # `{}` stands for the name
-    read: Callable[[], dict[str, Any]]
-    before: dict[str, Any] = field(init=False)
+    Args:
+        label: `{}` stands for the name.
+    """
 
-    def __post_init__(self) -> None:
-        self.before = dict(self.read())
+    def __init__(self, kind: str, label: str, read: Callable[[], dict[str, Any]]) -> None:
+        self.kind = kind
+        self.label = label
+        self.read = read
+        self.before = dict(read())
 
     def changes(self) -> Iterator[Change]:
         after = self.read()
@@ -131,16 +134,13 @@ class _Names:
                 yield Change(self.kind, name, f"changes {label}", _COUNTED)
 
 
-@dataclass
 class _Content:
     """The content of a list, deque, dict, set or small array."""
 
-    path: str
-    x: Any
-    before: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.before = self.x.copy()
+    def __init__(self, path: str, x: Any) -> None:
+        self.path = path
+        self.x = x
+        self.before = x.copy()
 
     def changes(self) -> Iterator[Change]:
         added, changed = self._compare()
@@ -168,15 +168,12 @@ class _Content:
         return added, not (grown and all(map(is_engine, added)))
 
 
-@dataclass
 class _Random:
-    """The state of a generator of random numbers."""
+    """The state of a generator of random numbers, or of the one that a module has."""
 
-    name: str
-    generator: Any  # or a module that has one
-    before: str = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, name: str, generator: Any) -> None:
+        self.name = name
+        self.generator = generator
         self.before = self._state()
 
     def _state(self) -> str:
@@ -192,12 +189,43 @@ class _Random:
             yield Change("random", self.name, "draws random numbers outside of dm", _RANDOM)
 
 
-_Watched = _Names | _Content | _Random
+class _Position:
+    """How far an iterator has come."""
+
+    def __init__(self, name: str, x: Any) -> None:
+        self.name = name
+        self.x = x
+        self.before = _position(x)
+
+    def changes(self) -> Iterator[Change]:
+        if _position(self.x) != self.before:
+            yield Change(
+                "iterator", self.name, f"takes items of the iterator `{self.name}`", _TAKEN
+            )
+
+
+def _position(x: Any) -> Any:
+    if isinstance(x, GeneratorType):
+        frame = x.gi_frame
+        if frame is None:
+            return None
+        local = {k: v for k, v in frame.f_locals.items() if isinstance(v, PLAIN)}
+        return frame.f_lasti, local, _position(x.gi_yieldfrom)
+    if isinstance(x, enumerate | zip | map):
+        return [_position(part) for part in x.__reduce__()[1]]
+    if isinstance(x, itertools.count):
+        return repr(x)
+    return operator.length_hint(x, -1) if type(x) in ITERATORS else None
+
+
+_Watched = _Names | _Content | _Random | _Position
 
 
 def _watch(path: str, x: Any) -> _Watched | None:
     if is_generator(x):
         return _Random(path, x)
+    if type(x) in (GeneratorType, *ITERATORS):
+        return _Position(path, x)
     if isinstance(x, np.ndarray):
         small = x.nbytes <= _LARGE and x.dtype.kind in "biufc"
         return _Content(path, x) if small else None
@@ -221,6 +249,9 @@ class Unwatched:
     """A trace within one that is watched."""
 
     ignore = False
+
+    def changed(self, arguments: Sequence[str]) -> None:
+        """Note the arguments that the code has changed."""
 
 
 class Watch(Unwatched):
@@ -276,6 +307,12 @@ class Watch(Unwatched):
         site = errors.user_site()
         if site and is_user(site[0]) and (is_user(file) or _AUTOGRAPH in file):
             self.findings.append(Finding(*found, site))
+
+    def changed(self, arguments: Sequence[str]) -> None:
+        for name in arguments:
+            site = lines.find(self._reach.codes, "content", name)
+            if site is not None:
+                self.findings.append(Finding(f"changes the argument `{name}`", _RETURNED, site))
 
     def compare(self) -> Iterator[Finding]:
         for watched in self._watched:

@@ -200,7 +200,9 @@ def py_function(func: Callable[..., Any], inp: Sequence[Any], Tout: Any, name: A
     the call of that function.
 
     Gradients go through the inputs, to every order: `func` is run again under a tape. It should
-    compute with ops of `dm`.
+    compute with ops of `dm`. A loop of an unknown number of iterations, in a branch, a `remat` or
+    another loop, is run again as well, and so is a call in there; one without inputs is an error
+    then.
 
     Args:
         func: takes one eager tensor per input; gives a tensor, array or number, or a list of them.

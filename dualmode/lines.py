@@ -29,7 +29,8 @@ def find(codes: Iterable[CodeType], kind: str, name: str) -> Site | None:
     Args:
         codes: where to look.
         kind: of an "attribute", a "global" or "nonlocal" variable of that `name`, of the "content"
-            of a container or the state of a "random" generator that is known by it.
+            of a container, the state of a "random" generator or the position of an "iterator" that
+            is known by it.
     """
     other: Site | None = None
     # what has changed was made before: its own `__init__` did not change it
@@ -40,6 +41,10 @@ def find(codes: Iterable[CodeType], kind: str, name: str) -> Site | None:
             names = {argval for _, argval in steps}
             if kind in _STORES:
                 hit = any(op in _STORES[kind] and argval == name for op, argval in steps)
+                hit |= kind == "attribute" and {"setattr", name} <= names
+            elif kind == "iterator":
+                hit = {"next", name} <= names
+                other = other or ((code.co_filename, line) if name in names else None)
             elif kind == "random":
                 hit = name in names
             elif hit := _changes_content(steps):

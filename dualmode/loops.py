@@ -8,8 +8,8 @@ from typing import Any
 from dualmode_compiler.graph import Node
 from dualmode_compiler.spec import DType, Spec, bool_, default
 
-from . import graphs, op, tree
-from .branches import common
+from . import graphs, op, sizes, tree
+from .branches import PRECISION, common
 from .errors import DTypeError, ShapeError, VariableError
 from .op import convert
 from .ops import creation, logic
@@ -28,8 +28,9 @@ class State:
     gives them, as they would take that of another operand.
     """
 
-    def __init__(self, first: Any, names: Sequence[str] | None) -> None:
-        """`names` are those of the parts of `first`."""
+    def __init__(self, first: Any, names: Sequence[str] | None, weak: bool = False) -> None:
+        """`names` are those of the parts of `first`; `weak` says that Python numbers stay such as
+        long as iterations make Python numbers of them."""
         self._leaves, self.form = tree.flatten(first)
         self.names = labels(self.form, names, "loop variable ")
         self._moving = [_is_tensor(x) for x in self._leaves]
@@ -37,6 +38,10 @@ class State:
         self._dtypes = [
             _dtype(x) if m else None for x, m in zip(self._leaves, self._moving, strict=True)
         ]
+        self._weak = [False] * len(self._leaves)
+        for k, dtype in enumerate(self._dtypes):
+            if weak and self._numbers[k] and dtype is not None and dtype.kind in PRECISION:
+                self._weak[k], self._dtypes[k] = True, PRECISION[dtype.kind]
 
     @property
     def moving_names(self) -> list[str]:
@@ -60,6 +65,8 @@ class State:
         x, dtype = self._leaves[k], self._dtypes[k]
         if dtype is None:
             return x
+        if self._weak[k]:
+            return op.state.mode.weak(x, dtype)
         if isinstance(x, Tensor) and x.weak:
             return CAST(x, dtype=dtype)
         return convert(x, dtype)
@@ -112,6 +119,13 @@ class State:
             raise DTypeError(
                 f"{name} is {before} and becomes {x!r}, which is no tensor, after an iteration"
             )
+        if before.weak and _is_number(x) and _dtype(x).kind in PRECISION:
+            kind = max(before.dtype.kind, _dtype(x).kind, key="bif".index)
+            self._dtypes[k] = PRECISION[kind]
+            return op.state.mode.weak(x, PRECISION[kind])
+        if before.weak:
+            before = Spec(before.shape, default(before.dtype))
+            self._weak[k], self._dtypes[k] = False, before.dtype
         tensor = _number(x, before) if _is_number(x) else convert(x)
         if tensor.shape != before.shape:
             raise ShapeError(
@@ -192,10 +206,11 @@ def repeat(
     limit: Any,
     names: Sequence[str] | None,
     entries: Sequence[Tensor] = (),
+    weak: bool = False,
 ) -> Values:
     """`while_loop` in a trace; the body also gets an entry of each of `entries`, which are at least
-    `limit` long."""
-    state = State(first, names)
+    `limit` long. `weak` as for `State`."""
+    state = State(first, names, weak)
 
     def run(values: Values, *xs: Tensor) -> tuple[Values, None]:
         return as_tuple(body(*values, *xs), len(first)), None
@@ -217,7 +232,7 @@ def repeat(
         carried=len(outputs),
         scanned=len(entries),
         cond=test.close([_condition(test)], [*carried, *fixed]),
-        length=None if limit is None else int(limit),
+        length=None if limit is None else sizes.whole(limit),
     )
     start = [*state.tensors(), *map(loop_operand, variables)]
     found = graphs.loop(what, [*start, *entries, *map(loop_operand, fixed)])
@@ -245,9 +260,10 @@ def scan(
     length: int,
     reverse: bool,
     names: Sequence[str] | None,
+    weak: bool = False,
 ) -> tuple[Any, Any]:
-    """`scan` in a trace."""
-    state = State(init, names)
+    """`scan` in a trace. `weak` as for `State`."""
+    state = State(init, names, weak)
     count = len(state.tensors())
 
     def run(carry: Any, *xs: Tensor) -> tuple[Any, Any]:

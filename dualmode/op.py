@@ -21,7 +21,7 @@ from dualmode_compiler.expr import LowerRule
 from dualmode_compiler.graph import Rule
 from dualmode_compiler.spec import DType, Spec
 
-from . import sizes
+from . import config, sizes
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -99,6 +99,10 @@ class Mode(Protocol):
         """A Python number, traced or not, as a weak tensor of `dtype` where it is traced."""
         ...
 
+    def whole(self, rows: Sequence[Tensor]) -> Tensor | None:
+        """The array that `rows` are known to be all the entries of, in order."""
+        ...
+
     def read(self, variable: Variable) -> Tensor:
         """The current value. Only `Variable.read_value` calls this: it tells the tapes as well."""
         ...
@@ -161,6 +165,22 @@ class _State(threading.local):
 
     mode: Mode
     tapes: tuple[Recorder, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.plain
+        super().__setattr__(name, value)
+        if self.plain != before:  # entries are alike, and so any thread may remove any
+            config.detours.append(None) if before else config.detours.pop()
+
+    @property
+    def plain(self) -> bool:
+        """Whether this thread neither traces nor records."""
+        return self.eager and not self.tapes
+
+    @property
+    def eager(self) -> bool:
+        """Whether this thread is in the mode in which it started."""
+        return self.mode is _State.mode
 
 
 state = _State()

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import os
 import sys
 import sysconfig
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import (
     BuiltinMethodType,
     CodeType,
     FunctionType,
+    GeneratorType,
     MemberDescriptorType,
     MethodType,
     ModuleType,
@@ -30,13 +32,17 @@ from .tensor import Operators
 
 _LIBRARIES = tuple(
     os.path.abspath(path) + os.sep
-    for key in ("stdlib", "platstdlib", "purelib", "platlib")
-    if (path := sysconfig.get_path(key))
+    for key, path in sysconfig.get_paths().items()
+    if key in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _LIMIT = 5000  # objects
 _ITEMS = 256  # of one container that are visited
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
-CONTAINERS = (list, dict, set, deque)
+CONTAINERS = (list, dict, set, deque, Counter, OrderedDict, defaultdict)
+ITERATORS = (  # built in, of which it can be told how far they have come
+    *(type(iter(x)) for x in ([], (), {}, set(), "", range(0))),
+    *(itertools.count, enumerate, zip, map),
+)
 # of random numbers; by name, as their modules are slow to import and may not be needed
 _GENERATORS = {
     ("numpy.random._generator", "Generator"),
@@ -120,7 +126,7 @@ class Reach:
                 self._methods(x)
         elif kind in CONTAINERS or kind is tuple:
             self._container(path, x)
-        elif kind is np.ndarray or is_generator(x):
+        elif kind is np.ndarray or kind in (GeneratorType, *ITERATORS) or is_generator(x):
             self.found.append((path, x))
         elif isinstance(x, Operators):
             pass

@@ -9,19 +9,20 @@ of sizes (`sizes`) has the same outcome there, and if every operation infers jus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dualmode_compiler.graph import CONST, PARAM, Graph, Literal, Node
+from dualmode_compiler.graph import PARAM, Graph, Literal, Node, Structural
 from dualmode_compiler.spec import Spec
 from dualmode_compiler.verify import InvalidGraph, verify
 
 from . import errors
-from .fit import Fitter, Form, Sizes, Unfit
+from .fit import Fitter, Form, Unfit
 from .signature import Key
-from .sizes import OPERATIONS, Event
+from .sizes import Event
+from .templates import At, Constant, Followed, GraphTemplate, Outcome, Parts
 from .trace import Result, Trace
 
 _SPECIAL = (0, 1)  # sizes for which shapes follow other rules
@@ -35,94 +36,51 @@ class NotAlike(Exception):
         super().__init__(why if site is None else f"{why} at {errors.describe_site(site)}")
 
 
-@dataclass
-class _At:
-    """Templates filled in for `sizes`, each once."""
+class _Numbers:
+    """Expresses numbers by sizes: those that the code computes, as it does; others by `fit`.
 
-    sizes: Sizes
-    graphs: dict[int, tuple[Graph, dict[Node, Node]]] = field(default_factory=dict)
-    numbers: dict[Form, Any] = field(default_factory=dict)
+    Args:
+        fitter: of these sizes.
+    """
 
-    def fill(self, x: Any) -> Any:
-        """`x` with what depends on sizes filled in."""
-        if isinstance(x, Form):
-            if x not in self.numbers:
-                self.numbers[x] = x.at(self.sizes)
-            return self.numbers[x]
-        if isinstance(x, _Parts):
-            return tuple(map(self.fill, x.parts))
-        if isinstance(x, _Constant):
-            return Literal(np.full(x.shape, self.fill(x.form), x.dtype))
-        return x.build(self)[0] if isinstance(x, _GraphTemplate) else x
+    def __init__(self, fitter: Fitter) -> None:
+        self._fitter = fitter
+        # by value in the traces; and the same where they are rounded
+        self._ways: dict[Any, dict[tuple[Any, ...], list[Form | Outcome]]] = {None: {}}
 
+    def follow(self, values: Sequence[Any], way: Form | Outcome) -> None:
+        """Note that these numbers, one a trace, come about so."""
+        self._ways[None].setdefault(tuple(values), []).append(way)
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """A tuple, some part of which depends on sizes."""
+    def template(self, values: tuple[Any, ...], dtype: np.dtype[Any] | None = None) -> Any:
+        """What gives these numbers, one a trace; the number itself where all are equal.
 
-    parts: tuple[Any, ...]
+        Raises:
+            Unfit: nothing simple does.
+        """
+        if all(v == values[0] for v in values):
+            return values[0]
+        ways = self._rounded(dtype).get(values)
+        if ways:
+            return Followed(tuple(ways), type(values[0]), dtype)
+        return self._fitter.fit(values, dtype)
 
-
-@dataclass(frozen=True, slots=True)
-class _Constant:
-    """A constant of one element that depends on sizes."""
-
-    form: Form
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-@dataclass(eq=False)
-class _GraphTemplate:
-    """`graph`, whose `shapes` and `attrs` depend on sizes where they are given."""
-
-    graph: Graph
-    order: list[Node]
-    base: _GraphTemplate | None
-    shapes: dict[Node, Any]
-    attrs: dict[Node, Any]
-
-    def build(self, at: _At) -> tuple[Graph, dict[Node, Node]]:
-        """The graph, and the images of nodes."""
-        found = at.graphs.get(id(self))
+    def _rounded(self, dtype: np.dtype[Any] | None) -> dict[Any, list[Form | Outcome]]:
+        found = self._ways.get(dtype)
         if found is None:
-            found = at.graphs[id(self)] = self._build(at)
+            found = self._ways[dtype] = {}
+            for values, ways in self._ways[None].items():
+                rounded = tuple(np.asarray(v).astype(dtype).item() for v in values)
+                found.setdefault(rounded, []).extend(ways)
         return found
-
-    def _build(self, at: _At) -> tuple[Graph, dict[Node, Node]]:
-        graph, new, image = self.graph, Graph(), {}
-        if self.base is not None:  # shares its nodes
-            base, known = self.base.build(at)
-            image = dict(known)
-            new = Graph(params=list(base.params), base=base, _interned=dict(base._interned))
-        else:
-            image = {n: new.param(self._spec(n, at)) for n in graph.params}
-        for node in self.order:
-            if node not in image:
-                image[node] = self._node(node, new, image, at)
-        new.outputs = [image[n] for n in graph.outputs]
-        new.updates = [(k, image[n]) for k, n in graph.updates]
-        return new, image
-
-    def _node(self, node: Node, new: Graph, image: dict[Node, Node], at: _At) -> Node:
-        attrs = at.fill(self.attrs[node]) if node in self.attrs else node.attrs
-        if node.op is CONST:
-            return new.const(dict(attrs)["value"])
-        inputs = [image[n] for n in node.inputs]
-        return new.add(node.op, inputs, attrs, node.site, self._spec(node, at))
-
-    def _spec(self, node: Node, at: _At) -> Spec:
-        if node not in self.shapes:
-            return node.spec
-        return Spec(at.fill(self.shapes[node]), node.spec.dtype, node.spec.weak)
 
 
 class _Aligner:
     """Lays parts of traces side by side, and expresses by the sizes what differs."""
 
-    def __init__(self, fitter: Fitter) -> None:
-        self._fitter = fitter
-        self._graphs: dict[tuple[int, ...], _GraphTemplate] = {}
+    def __init__(self, numbers: _Numbers) -> None:
+        self._numbers = numbers
+        self._graphs: dict[tuple[int, ...], GraphTemplate] = {}
 
     def value(self, values: Sequence[Any], site: Site | None = None) -> Any:
         """A template of `values`, one a trace; the value itself where all are the same.
@@ -144,7 +102,7 @@ class _Aligner:
             return first
         if kind is int or kind is float:
             try:
-                return self._fitter.fit(tuple(values))
+                return self._numbers.template(tuple(values))
             except Unfit as error:
                 raise NotAlike(str(error), site) from None
         raise NotAlike(f"{first!r} depends on it", site)
@@ -154,7 +112,7 @@ class _Aligner:
         if any(len(v) != len(first) for v in values):
             raise NotAlike("the number of values depends on it", site)
         parts = tuple(self.value(xs, site) for xs in zip(*values, strict=True))
-        return first if all(p is x for p, x in zip(parts, first, strict=True)) else _Parts(parts)
+        return first if all(p is x for p, x in zip(parts, first, strict=True)) else Parts(parts)
 
     def _literal(self, values: Sequence[Literal], site: Site | None) -> Any:
         first = values[0].array
@@ -165,18 +123,18 @@ class _Aligner:
             raise NotAlike("a constant depends on it", site)
 
         try:
-            form = self._fitter.fit(tuple(v.array.item() for v in values), first.dtype)
+            form = self._numbers.template(tuple(v.array.item() for v in values), first.dtype)
         except Unfit as error:
             raise NotAlike(f"a constant depends on it: {error}", site) from None
-        return _Constant(form, first.shape, first.dtype)
+        return Constant(form, first.shape, first.dtype)
 
-    def graph(self, graphs: Sequence[Graph]) -> _GraphTemplate:
+    def graph(self, graphs: Sequence[Graph]) -> GraphTemplate:
         key = tuple(map(id, graphs))
         if key not in self._graphs:
             self._graphs[key] = self._graph(graphs)
         return self._graphs[key]
 
-    def _graph(self, graphs: Sequence[Graph]) -> _GraphTemplate:
+    def _graph(self, graphs: Sequence[Graph]) -> GraphTemplate:
         bases = [g.base for g in graphs if g.base is not None]
         if bases and len(bases) < len(graphs):
             raise NotAlike("gradients of loops depend on it")
@@ -202,7 +160,7 @@ class _Aligner:
         if any(e != ends[0] for e in ends):
             raise NotAlike("the results depend on it")
         order = [n for n in places[0] if n.op is not PARAM]
-        return _GraphTemplate(graphs[0], order, base, shapes, attrs)
+        return GraphTemplate(graphs[0], order, base, shapes, attrs)
 
     def _align(
         self,
@@ -216,9 +174,10 @@ class _Aligner:
         kinds = {(n.op, n.spec.dtype, n.spec.weak, n.spec.ndim) for n in nodes}
         if len(kinds) > 1 or any(r != reads[0] for r in reads):
             raise NotAlike("other operations are made for other sizes", site)
-        shape = self.value([n.spec.shape for n in nodes], site)
-        if shape is not first.spec.shape:
-            shapes[first] = shape
+        if isinstance(first.op, Structural):  # others infer theirs
+            shape = self.value([n.spec.shape for n in nodes], site)
+            if shape is not first.spec.shape:
+                shapes[first] = shape
         if first.op is not PARAM:
             template = self.value([n.attrs for n in nodes], site)
             if template is not first.attrs:
@@ -241,31 +200,6 @@ def _first_other(places: Sequence[dict[Node, int]]) -> Site | None:
     return None
 
 
-@dataclass
-class _Outcome:
-    """What the code asked of sizes, and what it was told."""
-
-    operation: str
-    operands: Any
-    outcome: Any
-    site: Site | None
-
-    def check(self, at: _At) -> Event:
-        """The same at other sizes.
-
-        Raises:
-            Unfit: the answer would be another one.
-        """
-        operands, outcome = at.fill(self.operands), at.fill(self.outcome)
-        try:
-            found = OPERATIONS[self.operation](*operands)
-        except ArithmeticError:
-            found = None
-        if found != outcome:
-            raise Unfit(f"Python code asks for it at {errors.describe_site(self.site)}")
-        return Event(self.operation, operands, outcome, self.site)
-
-
 class Learned:
     """How to make traces for new sizes.
 
@@ -283,12 +217,15 @@ class Learned:
         rows = [tuple(_size(t.key, place) for place in axes) for t in traces]
         fitter = Fitter(rows)
         self._symbols = [axes[k] for k in fitter.symbols]
-        aligner = _Aligner(fitter)
+        numbers = _Numbers(fitter)
+        for column in zip(*rows, strict=True):
+            numbers.follow(column, fitter.fit(column))
+        aligner = _Aligner(numbers)
         self._shapes = {
             k: aligner.value([_spec(t.key, k).shape for t in traces])
             for k in dict.fromkeys(k for k, _ in axes)
         }
-        self._outcomes = _outcomes(aligner, [t.events for t in traces])
+        self._outcomes = _outcomes(aligner, numbers, [t.events for t in traces])
         _check_surroundings(traces)
         self._graph = aligner.graph([t.graph for t in traces])
         self._leaves = aligner.value([tuple(t.result.leaves) for t in traces])
@@ -302,11 +239,11 @@ class Learned:
         sizes = tuple(_size(key, place) for place in self._symbols)
         if any(_size(key, (k, a)) in _SPECIAL for k, a in self._symbols):
             raise Unfit("sizes 0 and 1 follow rules of their own")
-        at = _At(sizes)
+        at = At(sizes)
         for k, shape in self._shapes.items():
             if at.fill(shape) != _spec(key, k).shape:
                 raise Unfit("sizes that have always been equal are not")
-        events = [e.check(at) if isinstance(e, _Outcome) else e for e in self._outcomes]
+        events = [e.event(at) if isinstance(e, Outcome) else e for e in self._outcomes]
         try:
             graph, image = self._graph.build(at)
             verify(graph)
@@ -341,23 +278,28 @@ def _size(key: Key, place: tuple[int, int]) -> int:
     return _spec(key, place[0]).shape[place[1]]
 
 
-def _outcomes(aligner: _Aligner, logs: Sequence[Sequence[Event]]) -> list[Event | _Outcome]:
-    """What the code asked, in order; an `_Outcome` where the answer depends on sizes."""
-    found: list[Event | _Outcome] = []
+def _outcomes(
+    aligner: _Aligner, numbers: _Numbers, logs: Sequence[Sequence[Event]]
+) -> list[Event | Outcome]:
+    """What the code asked, in order; an `Outcome` where it depends on sizes."""
+    found: list[Event | Outcome] = []
     for events in zip(*logs, strict=False):
         first = events[0]
         if len({(e.operation, e.site) for e in events}) > 1:
             raise NotAlike("Python code goes another way", first.site)
-        if all(e[1:3] == first[1:3] for e in events):
+        if all(e.operands == first.operands for e in events):
             found.append(first)
             continue
         if first.operation == "the value":
             raise NotAlike("Python code takes it for a plain number", first.site)
         operands = aligner.value([e.operands for e in events], first.site)
-        if type(first.outcome) is bool and any(e.outcome is not first.outcome for e in events):
+        same = all(e.outcome == first.outcome for e in events)
+        if type(first.outcome) is bool and not same:
             raise NotAlike("Python code decides by it", first.site)
-        outcome = aligner.value([e.outcome for e in events], first.site)
-        found.append(_Outcome(first.operation, operands, outcome, first.site))
+        asked = Outcome(first.operation, operands, first.outcome if same else None, first.site)
+        if not same:
+            numbers.follow([e.outcome for e in events], asked)
+        found.append(asked)
     shortest, longest = min(logs, key=len), max(logs, key=len)
     if len(shortest) < len(longest):
         raise NotAlike("Python code goes another way", longest[len(shortest)].site)

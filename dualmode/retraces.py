@@ -10,23 +10,12 @@ from typing import Any
 from dualmode_compiler.spec import Spec
 
 from . import errors
+from .concrete import Cost
 from .signature import Arguments, Identity, Key
 from .trace import Needs
 
 WARN_AFTER = 5
 _SHOWN = 3
-
-
-@dataclass
-class Cost:
-    """Seconds that were spent on one signature."""
-
-    trace: float = 0.0
-    compile: float = 0.0
-
-    @property
-    def ms(self) -> float:
-        return 1000 * (self.trace + self.compile)
 
 
 @dataclass(frozen=True)

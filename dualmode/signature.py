@@ -46,7 +46,7 @@ class TensorSpec:
 
     def __init__(self, shape: Any, dtype: Any = specs.float32) -> None:
         axes = shape if isinstance(shape, list | tuple) else to_shape(shape)
-        self.shape = tuple(None if n is None else to_shape(n)[0] for n in axes)
+        self.shape = tuple(None if n is None else int(to_shape(n)[0]) for n in axes)
         self.dtype = as_dtype(dtype)
         if any(n is not None and n < 0 for n in self.shape):
             raise ShapeError(f"TensorSpec: {self} has a negative size; None stands for any size")

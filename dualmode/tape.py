@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from . import tree
@@ -22,6 +23,24 @@ from .variable import Variable
 
 Value = Tensor | Variable
 CallVjp = Callable[[list[Tensor | None]], Sequence[Tensor | None]]
+
+
+@dataclass(frozen=True)
+class UserVjp:
+    """A vjp that a rule of the user's is part of: it may not be linear.
+
+    Attributes:
+        pull_back: the vjp.
+        name: of the rule, for messages.
+        certain: False where the rule is only looked for, in a function that may not have one.
+    """
+
+    pull_back: CallVjp
+    name: str
+    certain: bool = True
+
+    def __call__(self, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
+        return self.pull_back(grads)
 
 
 # One step that was executed: inputs, outputs, and how gradients pass. An op with its attributes; or
@@ -52,7 +71,7 @@ class GradientTape:
 
     def __enter__(self) -> Self:
         if self in state.tapes:
-            raise GradientError("GradientTape: this tape is recording already")
+            raise GradientError("GradientTape: this tape is recording already; make another one")
         state.tapes = (*state.tapes, self)
         return self
 

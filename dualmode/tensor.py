@@ -151,7 +151,8 @@ class Operators:
 
     def __getitem__(self, key: Any) -> Tensor:
         x = self._read()
-        recorded = state.tapes and any(tape.follows(x) for tape in state.tapes)
+        # a trace has to know it too, for tapes outside may follow what it captures
+        recorded = not state.eager or (state.tapes and any(t.follows(x) for t in state.tapes))
         if not recorded and type(x._value) is np.ndarray and indexing.is_basic(key):
             try:  # NumPy's own view
                 value = x._value[key]

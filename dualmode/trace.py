@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Trace:
         params: the parameters of the graph that they are.
         states, constants, arrays, captures: what the other parameters are (see `Tracer`).
         creates: whether variables were made.
+        changed: the arguments whose lists and dicts the code changed; callers do not see that.
         events: what the code asked of the sizes of traced tensors.
         seconds: how long it took.
     """
@@ -97,6 +99,7 @@ class Trace:
     arrays: list[tuple[int, Tensor]]
     captures: list[tuple[int, Tensor]]
     creates: bool
+    changed: list[str]
     events: list[Event]
     seconds: float
 
@@ -145,9 +148,26 @@ def trace(
         tracer.arrays,
         tracer.captures,
         bool(tracer.created),
+        _changed(arguments, (args, kwargs), inputs, key.form),
         events,
         time.perf_counter() - start,
     )
+
+
+def _changed(arguments: Arguments, given: Any, inputs: list[Any], form: Any) -> list[str]:
+    """The names of the arguments that are no longer made of `inputs`."""
+    leaves, found = tree.flatten(given)
+    if found == form and all(map(operator.is_, leaves, inputs)):
+        return []
+    names, before = arguments.names, tree.unflatten(form, inputs)
+    pairs = [*zip(names, given[0], before[0], strict=False)]
+    pairs += [(name, given[1][name], x) for name, x in before[1].items()]
+    return [name for name, new, old in pairs if not _alike(new, old)]
+
+
+def _alike(a: Any, b: Any) -> bool:
+    (mine, form), (theirs, other) = tree.flatten(a), tree.flatten(b)
+    return form == other and all(map(operator.is_, mine, theirs))
 
 
 def _inputs(tracer: Tracer, arguments: Arguments, key: Key, leaves: Sequence[Any]) -> list[Any]:

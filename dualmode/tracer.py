@@ -6,6 +6,7 @@ Tensors stand for nodes; variables stand for state parameters, read once and upd
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .tensor import Operators, Tensor
 from .variable import Variable
 
 Array = np.ndarray[Any, Any]
-_PYTHON = (specs.int64, specs.float64)  # the precision of traced Python numbers
+_PYTHON = (specs.bool_, specs.int64, specs.float64)  # the precision of traced Python numbers
 # elements; larger constants are parameters, so that graphs and code stay small, and so are all
 # tensors from outside, which tapes may follow
 _SMALL = 1
@@ -91,6 +92,7 @@ class Tracer:
         self.needs: dict[Any, Need] = {} if needs is None else needs
         self.site: Site | None = None
         self.local: dict[Any, Any] = {}
+        self._rows: dict[int, tuple[Tensor, list[Tensor]]] = {}  # by id of the first entry
         self._known: dict[Node, tuple[Any, Any]] = {}  # name and value of Python numbers
         self._names: dict[Node, str] = {}  # of parameters, for messages
         self._owned: set[Node] = set()
@@ -161,6 +163,25 @@ class Tracer:
             node = self.graph.const(np.asarray(sizes.plain(x), dtype.numpy))
         spec = Spec(node.spec.shape, dtype, weak=True)
         return self._own(self.graph.add(CAST, [node], {"dtype": dtype}, spec=spec))
+
+    def whole(self, rows: Sequence[Tensor]) -> Tensor | None:
+        known = self._rows.get(id(rows[0]))
+        if known is None or len(rows) != len(known[1]):
+            return None
+        return known[0] if all(map(operator.is_, rows, known[1])) else None
+
+    def entries(self, x: Tensor) -> list[Tensor]:
+        """The entries of `x`; stacked again, they are `x`."""
+        rows = [x[k] for k in range(x.shape[0])]
+        if rows:
+            self._rows[id(rows[0])] = x, rows
+        return rows
+
+    def done(self) -> tuple[Any, ...]:
+        """What changes when traced code has an effect, or assigns a variable."""
+        starts = self._starts
+        new = [(k, id(x)) for k, x in self._values.items() if x is not starts[k]]
+        return len(self.graph.effects), *new
 
     def read(self, variable: Variable) -> Tensor:
         value = self.present(variable)
@@ -311,6 +332,7 @@ class Tracer:
 
     def close(self) -> None:
         self._values.clear()
+        self._rows.clear()
         self.local.clear()
 
     def initial_value(self, x: Tensor) -> Tensor:

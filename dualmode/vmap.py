@@ -11,7 +11,7 @@ import numpy as np
 from . import tree
 from .autograph.calls import converted_call
 from .batching import Batch, Value, batched
-from .errors import DTypeError, ShapeError
+from .errors import DTypeError, ShapeError, require_function
 from .op import convert
 from .ops import batch as rules
 from .tensor import Operators, Tensor
@@ -48,6 +48,7 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         ShapeError: no argument is mapped, sizes differ, or an axis does not fit its argument.
         VariableError: `f` assigns a variable a value that differs between examples.
     """
+    require_function("vmap", f)
 
     @functools.wraps(f, updated=())
     def over_examples(*args: Any, **kwargs: Any) -> Any:

@@ -59,6 +59,14 @@ def test_peers_compute_the_same(name, who, capsys):
     assert main(["run", name, "--peers", who, *BRIEFLY]) == 0, capsys.readouterr().out
 
 
+def test_loops_run(capsys, tmp_path):
+    figures = tmp_path / "figures.json"
+    assert main(["run", "loops", "--peers", "", "--json", str(figures), *BRIEFLY]) == 0
+    found = {r["case"]: r["values"][0] for r in json.loads(figures.read_text())["results"]}
+    assert found["a million iterations"] == pytest.approx(1000, rel=1e-2)  # 1 / (1 - decay)
+    assert 0 < found["scan"] < 1 and abs(found["scan, gradient"]) < 1
+
+
 def test_memory_and_imports():
     measured = fresh.memory(1, rounds=1, steps=100)
     assert [m.contestant for m in measured] == [OUR_EAGER.label, OUR_COMPILED.label]

@@ -328,3 +328,50 @@ def test_effects_of_rules_take_place_once(where: str, capsys: Any) -> None:
     for slope in everywhere(f, x, 1):
         assert slope.item() == (2 if once else 4)
     assert capsys.readouterr().out.splitlines() == expected * 4
+
+
+@dm.custom_gradient
+def _clipped(x: Any) -> Any:
+    return x * 1.0, lambda u: dm.clip(u, -1.0, 1.0)
+
+
+@dm.custom_gradient
+def _flipped(x: Any) -> Any:
+    return x * 1.0, lambda u: u if dm.sum(u).item() > 0 else -u
+
+
+@dm.custom_gradient
+def _by_a_loop(x: Any) -> Any:
+    return x**3, lambda u: dm.fori_loop(0, 2, lambda _, c: c * x, u * 3.0)
+
+
+AROUND: dict[str, Fn] = {
+    "plain": lambda f: f,
+    "compiled": dm.function,
+    "loop": lambda f: dm.function(lambda x: dm.fori_loop(0, 2, lambda _, y: f(y), x)),
+    "branch": lambda f: dm.function(lambda x: dm.cond(x[0] > 0, lambda: f(x), lambda: x)),
+    "remat": dm.remat,
+    "compiled remat": lambda f: dm.function(dm.remat(f)),
+    "vmap": dm.vmap,
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_forward_mode_needs_a_linear_rule(around: str) -> None:
+    x, t = dm.asarray([0.3, 0.5]), dm.ones(2)
+
+    def pushed(f: Fn, x: Any) -> Any:
+        return dm.jvp(AROUND[around](f), (x,), (t,))[1]
+
+    modes: list[Fn] = [pushed, lambda f, x: dm.function(lambda x: pushed(f, x))(x)]
+    for push in modes:
+        with pytest.raises(dm.errors.GradientError, match="is not linear .* use reverse mode"):
+            push(_clipped, x)
+        for f in (log1pexp, _by_a_loop):
+            expected = dm.vjp(AROUND[around](f), x)[1](t)[0]
+            np.testing.assert_allclose(push(f, x), expected, rtol=1e-5)
+
+
+def test_forward_mode_of_a_rule_that_asks_for_its_gradient() -> None:
+    with pytest.raises(dm.errors.GradientError, match="_flipped.*is not linear"):
+        dm.jvp(_flipped, (dm.ones(2),), (dm.ones(2),))

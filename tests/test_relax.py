@@ -314,7 +314,7 @@ def _unrolled(x: Any) -> Any:
 def test_unrolled_loops_are_traced_and_say_why() -> None:
     fn = agree(_unrolled, (4, 6, 8, 5, 9), 5)
     assert "axis 0 of x cannot be symbolic" in repr(fn.retraces[-1])
-    assert "out = out + x[k]" in repr(fn.retraces[-1])
+    assert "for k in range(x.shape[0])" in repr(fn.retraces[-1])
 
 
 def test_other_reasons() -> None:
@@ -326,9 +326,9 @@ def test_other_reasons() -> None:
     assert "plain number" in reason(lambda x: x * float(x.shape[0]))
     assert "float(x.shape[0])" in reason(lambda x: x * float(x.shape[0]))
     assert "plain number" in reason(lambda x: dm.zeros(len(x)))
-    assert "array that is computed" in reason(
-        lambda x: x + np.arange(x.shape[0] * 3).reshape(-1, 3)
-    )
+    assert "plain number" in reason(lambda x: x + np.arange(x.shape[0] * 3).reshape(-1, 3))
+    arrays = iter(np.arange(9, dtype=np.float32).reshape(3, 3))
+    assert "array that is computed" in reason(lambda x: x + next(arrays))
     assert "constant depends" in reason(lambda x: x * math.exp(0.1 / x.shape[0].real))
     assert "decides by it" in reason(lambda x: x if x.shape[0] > 5 else -x)
     assert "structure of the result" in reason(lambda x: [x] * x.shape[0])

@@ -289,6 +289,30 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         dm.errors.GradientError,
         "non-differentiable; use a floating dtype",
     ),
+    (
+        lambda: dm.vjp(dm.argmax, X),
+        dm.errors.GradientError,
+        r"vjp of argmax: the result is int\d+\[\]: int\d+ is non-differentiable",
+    ),
+    (
+        lambda: dm.jacobian(dm.argmax)(X),
+        dm.errors.GradientError,
+        r"jacobian of argmax: the result is int\d+\[\]: int\d+ is non-differentiable",
+    ),
+    *(
+        (lambda t=t: t(3.0), TypeError, f"{name}: takes a function.*; got float 3.0")
+        for name, t in {
+            "grad": dm.grad,
+            "vjp": lambda f: dm.vjp(f, X),
+            "jvp": lambda f: dm.jvp(f, (X,), (X,)),
+            "jacobian": dm.jacobian,
+            "jacfwd": dm.jacfwd,
+            "hvp": lambda f: dm.hvp(f, (X,), (X,)),
+            "custom_gradient": dm.custom_gradient,
+            "remat": dm.remat,
+            "vmap": dm.vmap,
+        }.items()
+    ),
 ]
 
 

@@ -45,17 +45,12 @@ def gradients(loss: Fn, x: Any) -> Any:
     return tape.gradient(y, WEIGHTS)
 
 
-def memory(fn: Any, *args: Any) -> int:
-    """Bytes of scratch memory that a compiled function plans for."""
-    return fn.get_concrete_function(*args)._function.executable.arena
-
-
 def test_the_planned_memory_of_a_deep_network() -> None:
     found, sizes = [], []
     for wrap in (plain, dm.remat):
         step = dm.function(lambda x, wrap=wrap: gradients(mlp(wrap), x))
         found.append(step(X))
-        sizes.append(memory(step, X))
+        sizes.append(step.get_concrete_function(X).memory().scratch)
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a, b)
     value = BATCH * WIDTH * 4
@@ -71,8 +66,7 @@ def test_what_a_compiled_call_keeps_for_a_tape_outside() -> None:
         np.testing.assert_allclose(
             gradients(fn, X)[0], gradients(mlp(plain), X)[0], rtol=1e-4, atol=1e-6
         )
-        outputs = fn.get_concrete_function(X)._function._forward.graph.outputs
-        kept.append(sum(n.spec.nbytes for n in outputs))
+        kept.append(fn.get_concrete_function(X).memory().kept)
     assert kept[1] < kept[0] / 2
 
 
@@ -178,3 +172,35 @@ def test_in_loops_branches_and_methods() -> None:
     expected = run(f)
     for got in (run(dm.function(f)), dm.function(lambda: run(f))()):
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_jacobian_runs_the_loops_again() -> None:
+    f = dm.remat(lambda x: dm.fori_loop(0, 3, lambda _, y: dm.tanh(y) * x, x))
+    x = dm.asarray([0.3, 0.8])
+    np.testing.assert_allclose(
+        dm.jacobian(f)(x), np.diag(dm.grad(lambda x: dm.sum(f(x)))(x)), rtol=1e-5
+    )
+
+
+def _scan(f: Fn) -> Fn:
+    return lambda x: dm.sum(dm.scan(lambda c, w: (f(w, c), None), x, dm.stack(WEIGHTS))[0])
+
+
+def _nested(f: Fn, wrap: Callable[[Fn], Fn]) -> Fn:
+    two = wrap(lambda x: f(WEIGHTS[1], f(WEIGHTS[0], x)))
+    return lambda x: dm.sum(two(two(two(two(x)))))
+
+
+@pytest.mark.parametrize("kind", ["scan", "nested"])
+def test_the_planned_memory_of_loops_and_of_one_in_another(kind: str) -> None:
+    found, sizes, kept = [], [], []
+    for wrap in (plain, dm.remat):
+        loss = _scan(wrap(block)) if kind == "scan" else _nested(wrap(block), wrap)
+        step = dm.function(dm.grad(loss))
+        found.append(step(X))
+        memory = step.get_concrete_function(X).memory()
+        assert memory.peak >= memory.scratch + 2 * BATCH * WIDTH * 4
+        sizes.append(memory.scratch)
+        kept.append(dm.function(loss).get_concrete_function(X).memory().kept)
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+    assert sizes[1] < 0.7 * sizes[0] and kept[1] < kept[0] / 2

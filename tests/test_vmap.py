@@ -387,3 +387,26 @@ def test_errors_name_the_line_in_the_function():
 
     with pytest.raises(OutOfRangeError, match="# here"):
         dm.vmap(f)(dm.asarray([0, 5]))
+
+
+@both_modes
+def test_entries_of_what_is_captured_have_gradients(mode: Mode):
+    x = dm.asarray(array(3))
+
+    @mode
+    def gradient(x: Any) -> Any:
+        with dm.GradientTape() as tape:
+            tape.watch(x)
+            y = dm.sum(dm.vmap(lambda a: a * x[0])(x))
+        return tape.gradient(y, x)
+
+    v = np.asarray(x)
+    close(gradient(x), [v.sum() + v[0], v[0], v[0]])
+
+
+def test_a_loop_and_its_gradient_are_one_loop():
+    def f(a: Any) -> Any:
+        return dm.while_loop(lambda y: y > 0.1, lambda y: (dm.sin(y) * 0.5,), (a,))[0]
+
+    steps = dm.function(dm.vmap(dm.grad(f))).get_concrete_function(dm.ones(3)).explain()
+    assert steps.count(": loop\n") == 2

@@ -132,7 +132,7 @@ class Node:
         self.spec = spec
         self.site = site
         self.uid = next(Node._serial)
-        self.graphs = owned(attrs) if spec is TOKEN else ()
+        self.graphs: tuple[Graph, ...] = owned(attrs) if spec is TOKEN else ()
         self.effect = op.effect or any(g.effects for g in self.graphs)
 
     def attr(self, name: str) -> Any:
@@ -208,8 +208,8 @@ class Graph:
         updates: (parameter index, node): that parameter is a state whose new value is the node's.
         effects: effect nodes in the order in which they must run.
         log: lines that passes leave behind: which rule fired where.
-        base: a graph with the same parameters, whose outputs are the first of this one's: what a
-            loop computes with both as its body, it need only compute with this one.
+        base: a graph with the same parameters, whose outputs are the first of this one's: what the
+            owners of both compute of the same inputs, they need only compute with this one.
     """
 
     params: list[Node] = field(default_factory=list)
@@ -219,6 +219,24 @@ class Graph:
     log: list[str] = field(default_factory=list)
     base: Graph | None = None
     _interned: dict[tuple[Any, ...], Node] = field(default_factory=dict, repr=False)
+    _extended: dict[tuple[Node, ...], Graph] = field(default_factory=dict, repr=False)
+
+    @property
+    def root(self) -> Graph:
+        """The graph that this one extends, at the last; itself where it extends none."""
+        graph = self
+        while graph.base is not None:
+            graph = graph.base
+        return graph
+
+    def extended(self, more: Sequence[Node]) -> Graph:
+        """This graph with further outputs, but without effects of its own; always the same one."""
+        found = self._extended.get(tuple(more))
+        if found is None:
+            outputs = [*self.outputs, *more]
+            found = Graph(self.params, outputs, base=self, _interned=self._interned)
+            self._extended[tuple(more)] = found
+        return found
 
     def param(self, spec: Spec) -> Node:
         node = Node(PARAM, (), (("index", len(self.params)),), spec, None)

@@ -167,7 +167,7 @@ def _check_loop(node: Node) -> None:
         raise InvalidGraph(f"{node}: {len(specs)} operands, {len(body.outputs)} results")
     if any(s.is_stack for s in (*specs[:carried], *specs[ends:])):
         raise InvalidGraph(f"{node} reads a stack that it does not scan")
-    entries = [_entry(node, s, length) for s in specs[carried:ends]]
+    entries = [_entry(node, s, length, cond is None) for s in specs[carried:ends]]
     takes = [*specs[:carried], *entries, *specs[ends:]]
     _check_specs(node, "parameters of the body", _specs(body.params), takes)
     _check_specs(node, "new values", _specs(body.outputs[:carried]), specs[:carried])
@@ -177,9 +177,12 @@ def _check_loop(node: Node) -> None:
         raise InvalidGraph(f"{node}: nothing tells the number of iterations")
 
 
-def _entry(node: Node, spec: Spec, length: int | None) -> Spec:
+def _entry(node: Node, spec: Spec, length: int | None, all_of_it: bool) -> Spec:
     """What a loop of `length` iterations takes of a scanned array at a time."""
-    if not spec.shape or (length is not None and spec.shape[0] != length):
+    enough = bool(spec.shape) and (
+        length is None or (spec.shape[0] == length if all_of_it else spec.shape[0] >= length)
+    )
+    if not enough:
         raise InvalidGraph(f"{node}: {length} iterations over {spec}")
     return spec.with_shape(spec.shape[1:])
 
@@ -187,8 +190,8 @@ def _entry(node: Node, spec: Spec, length: int | None) -> Spec:
 def _check_condition(node: Node, cond: Graph, takes: Sequence[Spec]) -> None:
     _check_specs(node, "parameters of the condition", _specs(cond.params), takes)
     _check_specs(node, "results of the condition", _specs(cond.outputs), [Spec((), bool_)])
-    if node.attr("scanned") or node.attr("reverse"):
-        raise InvalidGraph(f"{node} has a condition, so it cannot scan or go backwards")
+    if node.attr("reverse") or (node.attr("scanned") and node.attr("length") is None):
+        raise InvalidGraph(f"{node} has a condition, so it cannot scan without end or go backwards")
 
 
 _OWNERS: dict[Any, Any] = {COND: _check_cond, CALL: _check_call, LOOP: _check_loop}

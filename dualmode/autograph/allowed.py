@@ -24,6 +24,7 @@ _asked: ByCode[str] = ByCode()  # not to be converted, or to be converted althou
 
 # why the code of a function runs as it was written
 unconverted: ByCode[str] = ByCode()
+kept: ByCode[str] = ByCode()  # by one @dm.function, others may convert it
 
 
 @cache
@@ -76,7 +77,7 @@ def _mark(function: F, how: str, why: str | None) -> F:
 
 def why(code: CodeType) -> str | None:
     """Why the control flow of a function's code is not converted; None where it is."""
-    reason = unconverted.get(code)
+    reason = unconverted.get(code) or kept.get(code)
     if reason is None and is_foreign(code):
         reason = "it belongs to an installed package; mark it by dm.autograph.convert"
     if reason is None and code.co_name in _COMPREHENSIONS:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import allowed
+from . import allowed, native
 from .source import ByCode, FunctionNode
 
 _FLOW = (
@@ -42,6 +42,8 @@ def needed(function: FunctionType, node: FunctionNode) -> bool:
     if free is None:
         free = not any(_flows(x) for s in _body(node) for x in ast.walk(s))
         _free.set(code, free)
+    if native.depth() and any(_writes(x) for s in _body(node) for x in ast.walk(s)):
+        return True
     return not free or not _Names(function, node).harmless()
 
 
@@ -53,6 +55,13 @@ def _flows(node: ast.AST) -> bool:
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.Not)
     return isinstance(node, _FLOW) or (isinstance(node, ast.Compare) and len(node.ops) > 1)
+
+
+def _writes(node: ast.AST) -> bool:
+    """Whether it may write what is outside of its function."""
+    if isinstance(node, ast.Attribute | ast.Subscript):
+        return isinstance(node.ctx, ast.Store)
+    return isinstance(node, ast.Nonlocal | ast.Global)
 
 
 class _Names:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import builtins
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .. import sizes
-from ..errors import locate
+from .. import errors, sizes
+from ..errors import SideEffectWarning, locate
 from ..ops import effects
 from . import elements, iterables, native
 
+_MADE_ONCE = (
+    "print: a text was made of a tensor once, while tracing, when that had no value; give the "
+    "tensor to print by itself or in an f-string within the call"
+)
+
 
 def _print(*values: Any, file: Any = None, **rest: Any) -> None:
-    if native.depth() or effects.holds_tensors(values):
+    if native.prints() or effects.holds_tensors(values):
+        if builtins.any(isinstance(x, str) and "TracedTensor(" in x for x in values):
+            site = errors.user_site() or ("<unknown>", 1)
+            warnings.warn_explicit(_MADE_ONCE, SideEffectWarning, *site)
         effects.python_print(*values, file=file, **rest)
     else:
         builtins.print(*values, file=file, **rest)
@@ -21,13 +30,12 @@ def _print(*values: Any, file: Any = None, **rest: Any) -> None:
 
 def _range(*args: Any) -> Any:
     if builtins.any(map(native.is_unknown, args)):
-        return iterables.Range(*args)
+        return iterables.Range(*args, python=True)
     return builtins.range(*args)
 
 
 def _enumerate(iterable: Any, start: Any = 0) -> Any:
-    _refuse_datasets("enumerate", "data.enumerate()", iterable)
-    if iterables.is_native(iterable):
+    if iterables.is_native(iterable) or elements.is_dataset(iterable):
         return iterables.Enumerated(iterable, start)
     return builtins.enumerate(iterable, start)
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
+from .. import control
 from ..errors import ConversionError
 from ..host import numpy_function, py_function
 from ..tracer import current_tracer
 from . import allowed, analysis, conversion, source
-from .allowed import unconverted
+from .allowed import kept, unconverted
 from .passes import Unsupported
 from .source import SourceError
 
@@ -21,17 +22,25 @@ def converted_call(f: Any, args: tuple[Any, ...], keywords: dict[str, Any] | Non
     if current_tracer() is not None:
         f = called(f)
         if _calls_back(f):
-            args = tuple([called(x) if type(x) in _FUNCTIONS else x for x in args])
+            wanted = callable if _takes_functions(f) else _is_function
+            args = tuple([called(x) if wanted(x) else x for x in args])
             if keywords:
-                keywords = {
-                    k: called(x) if type(x) in _FUNCTIONS else x for k, x in keywords.items()
-                }
+                keywords = {k: called(x) if wanted(x) else x for k, x in keywords.items()}
     return f(*args, **keywords) if keywords else f(*args)
 
 
 _FUNCTIONS = (FunctionType, MethodType, functools.partial)
 _LATER = (py_function, numpy_function)
 _CALLERS = (map, filter, sorted, functools.reduce)
+
+
+def _is_function(x: Any) -> bool:
+    return type(x) in _FUNCTIONS
+
+
+def _takes_functions(f: Any) -> bool:
+    """Whether all callable arguments of `f` are there to be called."""
+    return getattr(f, "__module__", None) in (control.__name__, "dualmode.vmap")
 
 
 def _calls_back(f: Any) -> bool:
@@ -114,7 +123,7 @@ def keep(f: Any) -> Any:
     """`f` itself, which the user asked not to be converted."""
     inner = getattr(f, "__func__", f)
     if type(inner) is FunctionType:
-        unconverted.set(inner.__code__, "it is a @dm.function with autograph=False")
+        kept.set(inner.__code__, "it is a @dm.function with autograph=False")
     return f
 
 

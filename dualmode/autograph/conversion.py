@@ -9,7 +9,9 @@ import __future__
 
 import ast
 import threading
+import warnings
 from dataclasses import dataclass
+from inspect import CO_OPTIMIZED
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -62,7 +64,10 @@ def converted(function: FunctionType) -> Converted:
         with _lock:
             found = _converted.get(code)
             if found is None:
-                found = _convert(function)
+                with warnings.catch_warnings():
+                    # of the library, which makes nodes without all their fields
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    found = _convert(function)
                 _converted.set(code, found)
     return found
 
@@ -148,5 +153,5 @@ def _mark(code: CodeType) -> None:
     """Remember that `code`, and all in it, is converted."""
     generated.set(code, True)
     for c in code.co_consts:
-        if isinstance(c, CodeType):
+        if isinstance(c, CodeType) and c.co_flags & CO_OPTIMIZED:  # classes are as they were
             _mark(c)

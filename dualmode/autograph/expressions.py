@@ -6,14 +6,16 @@ Imported when a function is first converted, as this imports the library.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from malt.converters import call_trees, control_flow, logical_expressions
+from malt.converters import call_trees, control_flow, logical_expressions, return_statements
 from malt.core import converter
 from malt.pyct import anno, cfg, qual_names, templates
 from malt.pyct.static_analysis import activity, liveness, reaching_definitions, reaching_fndefs
 
 from .passes import FRAME_READERS
+from .source import FunctionNode
 
 _OPTIONS = "set_loop_options"
 
@@ -80,6 +82,33 @@ _SYMBOLS: dict[type[ast.cmpop], str] = {
 def logic(node: Any, context: Any) -> Any:
     """Logical expressions and chains of comparisons."""
     return _Logic(context).visit(node)
+
+
+class _Returns(return_statements.ReturnStatementsTransformer):
+    """Returns within blocks. Loops without one of their own do not ask whether one was met."""
+
+    def visit_For(self, node: ast.For) -> Any:  # noqa: N802
+        return self._loop(node, super().visit_For)
+
+    def visit_While(self, node: ast.While) -> Any:  # noqa: N802
+        return self._loop(node, super().visit_While)
+
+    def _loop(self, node: Any, visit: Callable[[Any], Any]) -> Any:
+        block = self.state[return_statements._Block]
+        before = block.return_used
+        block.return_used = False
+        node = visit(node)
+        block.return_used |= before
+        return node
+
+
+def returns(node: Any, context: Any) -> Any:
+    """Functions with one return, at their end."""
+    for transform in (return_statements.ConditionalReturnRewriter, _Returns):
+        node = activity.resolve(qual_names.resolve(node), context, None)
+        more = (True,) if transform is _Returns else ()
+        node = transform(context, *more).visit(node)
+    return node
 
 
 class _Asserts(converter.Base):
@@ -161,11 +190,18 @@ def conditionals(node: Any, context: Any) -> Any:
 class _ControlFlow(control_flow.ControlFlowTransformer):
     """`if`, `while` and `for` as calls.
 
-    Global variables that they assign are seen outside, and all variables by what handles an
-    exception.
+    Global variables that they assign are seen outside, variables that inner functions read by
+    these, and all variables by what handles an exception.
     """
 
     _tries = 0
+    _captured: frozenset[str] = frozenset()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+        around, self._captured = self._captured, frozenset(_captured(node))
+        made = super().visit_FunctionDef(node)
+        self._captured = around
+        return made
 
     def visit_Try(self, node: ast.Try) -> ast.AST:  # noqa: N802
         self._tries += 1
@@ -176,7 +212,32 @@ class _ControlFlow(control_flow.ControlFlowTransformer):
     def _get_block_basic_vars(self, modified: Any, live_in: Any, live_out: Any) -> frozenset[Any]:
         found = super()._get_block_basic_vars(modified, live_in, live_out)
         seen = modified if self._tries else self.state[control_flow._Function].scope.globals
-        return found | frozenset(s for s in modified if s in seen and not s.is_composite())
+        seen = {s for s in modified if s in seen or str(s) in self._captured}
+        return found | frozenset(s for s in seen if not s.is_composite())
+
+    def _get_block_vars(self, node: Any, modified: Any) -> Any:
+        """Those that only inner functions read need not be alike behind branches."""
+        names, undefined, outputs = super()._get_block_vars(node, modified)
+        live: Any = anno.getanno(node, anno.Static.LIVE_VARS_IN)
+        live = live | anno.getanno(node, anno.Static.LIVE_VARS_OUT)
+        inner = [
+            s
+            for s in names[:outputs]
+            if str(s) in self._captured and s not in live and s in undefined
+        ]
+        first = [s for s in names[:outputs] if s not in inner]
+        return [*first, *inner, *names[outputs:]], undefined, len(first)
+
+
+def _captured(function: ast.AST) -> Iterator[str]:
+    """The names that functions within `function` read."""
+    for child in ast.iter_child_nodes(function):
+        if isinstance(child, FunctionNode):
+            own = {x.arg for x in ast.walk(child.args) if isinstance(x, ast.arg)}
+            names = (x for x in ast.walk(child) if isinstance(x, ast.Name))
+            yield from {x.id for x in names if isinstance(x.ctx, ast.Load)} - own
+        else:
+            yield from _captured(child)
 
 
 def flow(node: Any, context: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from dualmode_compiler import spec as specs
 
+from .. import sizes
 from ..errors import ShapeError, TracedValueError
-from ..op import convert
+from ..op import convert, state
 from ..ops import logic
 from ..tensor import Operators, Tensor
 from . import native
@@ -31,7 +31,8 @@ class Range:
         ValueError: the step is 0.
     """
 
-    def __init__(self, *bounds: Any) -> None:
+    def __init__(self, *bounds: Any, python: bool = False) -> None:
+        self.python = python  # as Python's range: the items are numbers
         if not 1 <= len(bounds) <= 3:
             raise TypeError(f"range: expected 1 to 3 arguments, got {len(bounds)}")
         start, stop, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]
@@ -76,7 +77,7 @@ def _bound(x: Any) -> Any:
             return logic.cast(tensor, specs.int32)
         return int(x)
     try:
-        return operator.index(x)
+        return sizes.index(x)
     except TypeError:
         raise TypeError(
             f"range: a bound is {type(x).__name__} {x!r}, not an integer; use int() or dm.cast"
@@ -149,7 +150,9 @@ def steps(x: Any) -> Steps:
         return _range_steps(x)
     if isinstance(x, Enumerated):
         inner, start = steps(x.inner), x.start
-        return Steps(inner.length, inner.arrays, lambda i, e: (i + start, inner.item(i, e)))
+        return Steps(
+            inner.length, inner.arrays, lambda i, e: (_counted(i) + start, inner.item(i, e))
+        )
     if isinstance(x, Zipped):
         return _zip_steps(x)
     tensor = x._read()
@@ -157,17 +160,27 @@ def steps(x: Any) -> Steps:
 
 
 def _range_steps(r: Range) -> Steps:
-    known = r.known
     start, step = r.start, r.step
-    if known is not None:
-        return Steps(len(known), [], lambda i, _: _times(i, step) + start)
+
+    def item(i: Tensor, _: Any) -> Any:
+        x = _times(i, step) + start
+        return _counted(x) if r.python else x
+
+    if not any(isinstance(b, Tensor) for b in (start, r.stop, step)):
+        length = sizes.follow("range length", r.start, r.stop, r.step)
+        return Steps(length, [], item)
     distance = r.stop - start
     if isinstance(step, int) and abs(step) == 1:
         length = distance * step
     else:
         sign = logic.where(logic.greater(step, 0), 1, -1)
         length = -((-distance * sign) // abs(step))
-    return Steps(length, [], lambda i, _: _times(i, step) + start)
+    return Steps(length, [], item)
+
+
+def _counted(i: Tensor) -> Tensor:
+    """A native loop's number of an item as Python's own."""
+    return state.mode.weak(i, specs.int64)
 
 
 def _times(i: Tensor, step: Any) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, SupportsIndex
 
 from .. import tree
 from ..errors import ShapeError, locate
+from ..tracer import current_tracer
 
 
 class Growing(list[Any]):
@@ -121,7 +122,15 @@ def plain(x: Any) -> Any:
 def unstacked(stacked: Sequence[Any], length: int) -> list[Any]:
     """The entries that `length` iterations appended, in order: `stacked` holds the rows of each
     append of an iteration."""
-    return [tree.map(lambda t, k=k: t[k], x) for k in range(length) for x in stacked]
+    tracer = current_tracer()
+    assert tracer is not None, "native loops are traced"
+    forms = [tree.flatten(x)[1] for x in stacked]
+    columns = [[tracer.entries(t) for t in tree.leaves(x)] for x in stacked]
+    return [
+        tree.unflatten(form, [entries[k] for entries in leaves])
+        for k in range(length)
+        for form, leaves in zip(forms, columns, strict=True)
+    ]
 
 
 def growth_error(name: str) -> ShapeError:

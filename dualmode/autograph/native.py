@@ -10,13 +10,14 @@ from typing import Any
 
 from dualmode_compiler.graph import Node
 
-from ..errors import TracedValueError
+from .. import control
 from ..tensor import Operators, Tensor
 from ..tracer import current_tracer
 
 
 class _Depth(threading.local):
     value = 0
+    unrolled = 0
 
 
 _depth = _Depth()
@@ -37,6 +38,21 @@ def inside() -> Iterator[None]:
         _depth.value -= 1
 
 
+@contextmanager
+def unrolled() -> Iterator[None]:
+    """While iterations are traced one by one, of a loop that may turn native later."""
+    _depth.unrolled += 1
+    try:
+        yield
+    finally:
+        _depth.unrolled -= 1
+
+
+def prints() -> bool:
+    """Whether what is printed now is printed each time the code runs, whatever it is."""
+    return _depth.value > 0 or _depth.unrolled > 0
+
+
 def is_traced(x: Any) -> bool:
     """Whether `x` is a tensor or variable of the function that is being traced."""
     if not isinstance(x, Operators) or current_tracer() is None:
@@ -53,21 +69,9 @@ def is_unknown(x: Any) -> bool:
     if not is_traced(x):
         return False
     tensor = x._read()
-    if not _of_numbers(tensor._value):
-        return True
-    try:
-        bool(tensor) if not tensor.ndim else None
-    except TracedValueError:
-        return True
-    return False
-
-
-def _of_numbers(node: Node) -> bool:
-    """Whether a value is computed from Python numbers only, and compares or combines them."""
-    if node.spec.weak:
-        return True
-    logical = node.spec.dtype.kind == "b" and bool(node.inputs) and not node.graphs
-    return logical and all(map(_of_numbers, node.inputs))
+    if not tensor.weak or tensor.ndim:
+        return not tensor.weak
+    return control.known_scalar(tensor, "the value") is None
 
 
 def condition(x: Any, what: str) -> Tensor | None:

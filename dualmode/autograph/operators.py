@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dualmode_compiler.graph import CONST, PARAM, Node, topological
 
-from ..branches import branch
 from ..errors import locate
 from ..graphs import replay
 from ..op import Op, convert
 from ..ops import logic
-from ..ops.effects import ASSERT
+from ..ops.effects import ASSERT, Text
 from ..subtrace import Subtrace, operand, subtrace, union
 from ..tensor import Tensor
-from . import native
+from . import native, places
 from .calls import called, converted_call
 from .lists import list_append
 from .repetition import for_stmt, while_stmt
@@ -33,6 +32,7 @@ __all__ = [
     "compare",
     "converted_call",
     "for_stmt",
+    "fstring",
     "if_exp",
     "if_stmt",
     "keywords",
@@ -41,6 +41,7 @@ __all__ = [
     "list_append",
     "not_",
     "or_",
+    "places",
     "raised",
     "returned",
     "while_stmt",
@@ -85,16 +86,23 @@ def _choose(test: Tensor, second: Thunk, x: Any, keep: bool) -> Any:
         with native.inside():
             return second()
 
-    simple = _simple(subtrace(run, (), lambda _: ())) if x.dtype.kind == "b" else None
+    with places.Written() as written:
+        simple = _simple(subtrace(run, (), lambda _: ())) if x.dtype.kind == "b" else None
+    if written.take_back():
+        simple = None
+    if isinstance(simple, bool):
+        return simple if simple is keep else test
     if simple is not None:
         return (logic.logical_or if keep else logic.logical_and)(test, simple)
-    branches = [lambda: x, run] if not keep else [run, lambda: x]
-    return branch(logic.cast(test, "int32"), branches, (), ("False", "True"), ["the operand"])
+    branches = (lambda: x, second) if keep else (second, lambda: x)
+    return _chosen(test, *branches, "the operand")
 
 
-def _simple(trace: Subtrace) -> Tensor | None:
+def _simple(trace: Subtrace) -> Tensor | bool | None:
     """The result of `trace` in the trace around it, if that is a condition made of scalars."""
     (value, *more) = trace.leaves or [None]
+    if not more and isinstance(value, bool) and not (trace.graph.effects or trace.assigned()):
+        return value
     if more or not isinstance(value, Tensor) or value.ndim or value.dtype.kind != "b":
         return None
     root = trace.tracer.node(value)
@@ -139,13 +147,26 @@ def if_exp(test: Any, if_true: Thunk, if_false: Thunk, text: str) -> Any:
     if known is None:
         return if_true() if test else if_false()
 
-    def inside(thunk: Thunk) -> Any:
-        with native.inside():
-            return thunk()
+    return _chosen(known, if_true, if_false, f"the conditional expression on {text}")
 
-    index = logic.cast(known, "int32")
-    thunks = [lambda: inside(if_false), lambda: inside(if_true)]
-    return branch(index, thunks, (), ("False", "True"), [f"the conditional expression on {text}"])
+
+def _chosen(test: Tensor, if_true: Thunk, if_false: Thunk, name: str) -> Any:
+    """`if_true()` where `test` holds, else `if_false()`."""
+    result: Any = Undefined(name)
+
+    def block(thunk: Thunk) -> Thunk:
+        def run() -> None:
+            nonlocal result
+            result = thunk()
+
+        return run
+
+    def put(values: Sequence[Any]) -> None:
+        nonlocal result
+        (result,) = values
+
+    if_stmt(test, block(if_true), block(if_false), lambda: (result,), put, [name], 1)
+    return result
 
 
 def assert_stmt(test: Any, message: Thunk | None) -> None:
@@ -156,6 +177,13 @@ def assert_stmt(test: Any, message: Thunk | None) -> None:
         return
     holds = logic.cast(convert(test), "bool")
     ASSERT(holds, message="assertion failed" if message is None else str(message()))
+
+
+def fstring(*parts: Any) -> Any:
+    """An f-string that is printed: each time the code runs, where it holds traced tensors."""
+    text = Text(parts)
+    traced = any(native.is_traced(x[0]) for x in parts if not isinstance(x, str))
+    return text if traced else str(text)
 
 
 def returned(value: Any, done: Any) -> Any:

@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from .snippets import fstring, note, parsed, place, placed, with_notes
 from .source import FunctionNode, copy
 
 # functions that look at the frame that they are called in
@@ -166,12 +167,29 @@ class _Statements(ast.NodeTransformer):
         self._locals.append(set(_assigned(node)))
         self.generic_visit(node)
         self._locals.pop()
-        return node
+        return with_notes(node)
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         return node
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if name == "print":
+            node.args = [fstring(x) if isinstance(x, ast.JoinedStr) else x for x in node.args]
+        return node
+
+    def _write(self, node: Any) -> Any:
+        """An assignment, behind notes of the attributes and items that it writes."""
+        self.generic_visit(node)
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        notes = [note(x, node) for target in targets for x in ast.walk(target)]
+        return [*(x for x in notes if x), node]
+
+    visit_Assign = visit_AugAssign = visit_AnnAssign = _write  # noqa: N815
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        self.generic_visit(node)
         call = node.value
         if not (
             isinstance(call, ast.Call)
@@ -185,10 +203,10 @@ class _Statements(ast.NodeTransformer):
         ):
             return node
         name = call.func.value.id
-        new = _parsed(f"{name} = ag__.list_append({name}, None)")
+        new = parsed(f"{name} = ag__.list_append({name}, None)")
         assert isinstance(new, ast.Assign)
         assert isinstance(new.value, ast.Call)
-        _place(new, node)
+        place(new, node)
         new.value.args[1] = call.args[0]
         return new
 
@@ -203,23 +221,23 @@ class _Statements(ast.NodeTransformer):
         choice = f"case_{len(self.kept)}"
         blocks = []
         for k, case in enumerate(node.cases):
-            blocks.append([self.visit(x) for x in case.body])
-            case.body = [_placed(f"{choice} = {k}", case.pattern)]
+            blocks.append(_flat([self.visit(x) for x in case.body]))
+            case.body = [placed(f"{choice} = {k}", case.pattern)]
         chain: list[ast.stmt] = []
         for k, block in reversed(list(enumerate(blocks))):
-            test = _placed(f"if {choice} == {k}: pass", block[0])
+            test = placed(f"if {choice} == {k}: pass", block[0])
             assert isinstance(test, ast.If)
             test.body, test.orelse = _flat(block), chain
             chain = [test]
         captured = [x for x in map(_captured, ast.walk(node)) if x]
         placeholder = self._keep(node, ", ".join([*captured, choice]), node.subject)
-        return [_placed(f"{choice} = -1", node), placeholder, *chain]
+        return [placed(f"{choice} = -1", node), placeholder, *chain]
 
     def _keep(self, node: ast.stmt, names: str, *subject: ast.expr) -> ast.stmt:
         """A placeholder for a statement that assigns `names`."""
         read = {x.id for x in ast.walk(node) if isinstance(x, ast.Name)} & self._locals[-1]
         reads = "".join(f"{name}, " for name in sorted(read))
-        new = _placed(f"{names} = ag__.kept({len(self.kept)}, lambda: ({reads}))", node)
+        new = placed(f"{names} = ag__.kept({len(self.kept)}, lambda: ({reads}))", node)
         assert isinstance(new, ast.Assign)
         assert isinstance(new.value, ast.Call)
         new.value.args += subject
@@ -230,7 +248,7 @@ class _Statements(ast.NodeTransformer):
         self.generic_visit(node)
         if node.exc is not None:
             call = ast.parse(f"ag__.raised(None, {self._tries > 0})").body[0].value  # type: ignore
-            _place(call, node)
+            place(call, node)
             call.args[0] = node.exc
             node.exc = call
         return node
@@ -243,7 +261,7 @@ class _Statements(ast.NodeTransformer):
         for handler in node.handlers:
             handler.body = _flat([self.visit(x) for x in handler.body])
             if handler.name is not None:
-                handler.body.insert(0, _placed(f"{handler.name} = ag__.caught()", handler))
+                handler.body.insert(0, placed(f"{handler.name} = ag__.caught()", handler))
                 handler.name = None
         orelse = _flat([self.visit(x) for x in node.orelse])
         node.finalbody = _flat([self.visit(x) for x in node.finalbody])
@@ -252,11 +270,11 @@ class _Statements(ast.NodeTransformer):
         self._flags += 1
         flag = f"completed_{self._flags}"
         node.orelse = []
-        node.body.append(_placed(f"{flag} = True", orelse[0]))
-        behind = _placed(f"if {flag}: pass", orelse[0])
+        node.body.append(placed(f"{flag} = True", orelse[0]))
+        behind = placed(f"if {flag}: pass", orelse[0])
         assert isinstance(behind, ast.If)
         behind.body = orelse
-        block = [_placed(f"{flag} = False", node), node, behind]
+        block = [placed(f"{flag} = False", node), node, behind]
         if not node.finalbody:
             return block
         outer = ast.copy_location(ast.Try(block, [], [], node.finalbody), node)
@@ -272,7 +290,7 @@ class _Statements(ast.NodeTransformer):
         self.generic_visit(node)
         if node.orelse or not any(isinstance(x, ast.NamedExpr) for x in ast.walk(node.test)):
             return node
-        leave = _placed("if not None: break", node.test)
+        leave = placed("if not None: break", node.test)
         assert isinstance(leave, ast.If)
         assert isinstance(leave.test, ast.UnaryOp)
         leave.test.operand = node.test
@@ -335,21 +353,3 @@ def _captured(pattern: ast.AST) -> str | None:
 
 def _flat(block: list[Any]) -> list[ast.stmt]:
     return [y for x in block for y in (x if isinstance(x, list) else [x])]
-
-
-def _parsed(text: str) -> ast.stmt:
-    return ast.parse(text).body[0]
-
-
-def _placed(text: str, at: ast.AST) -> ast.stmt:
-    """The statement `text` at the place of `at`."""
-    node = _parsed(text)
-    _place(node, at)
-    return node
-
-
-def _place(node: ast.AST, at: ast.AST) -> None:
-    """Give all of `node` the place of `at`."""
-    for x in ast.walk(node):
-        if hasattr(x, "lineno"):
-            ast.copy_location(x, at)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import loops, tree
-from ..control import scan
 from ..errors import ShapeError, locate
 from ..ops import logic
-from ..tensor import Tensor
+from ..tensor import Operators, Tensor
 from ..tracer import current_tracer
-from . import elements, iterables, lists, native
+from . import elements, iterables, lists, native, places
 from .lists import Growing
-from .statements import Block, Diverged, Get, Set, brief, if_stmt, placeholder
+from .places import Place
+from .statements import Block, Diverged, Get, Set, brief, if_stmt, is_negation, placeholder
 from .undefined import Undefined
+from .unrolling import Rounds, unrolled
 
 Options = dict[str, Any]
 
@@ -27,13 +30,16 @@ def while_stmt(
     As long as the condition's truth is known, the loop is Python's: so iterations may come before
     the native loop, as with `while True` and a break.
     """
+    rounds = Rounds()
     while True:
-        truth = test()
+        truth, acts = _watched_test(test)
         if native.condition(truth, "the condition of `while`") is not None:
             break
         if not truth:
             return
-        body()
+        rounds.another()
+        with native.unrolled():
+            body()
     if "shape_invariants" in options:
         raise locate(
             ShapeError(
@@ -41,8 +47,49 @@ def while_stmt(
                 "number of iterations; use for with a Python int in dm.range"
             )
         )
-    loop = _Loop(get, put, names)
-    loop.run_while(test, lambda _: body(), None, options.get("maximum_iterations"))
+    limit = options.get("maximum_iterations")
+    if acts:
+        _rotated(truth, test, body, get, put, names, limit)
+    else:
+        _Loop(get, put, names).run_while(test, lambda _: body(), None, limit)
+
+
+def _watched_test(test: Callable[[], Any]) -> tuple[Any, bool]:
+    """The truth of a loop's condition, and whether finding it does something else as well."""
+    tracer = current_tracer()
+    if tracer is None:
+        return test(), False
+    before = tracer.done()
+    with places.Written() as written:
+        truth = test()
+    return truth, bool(written.places) or tracer.done() != before
+
+
+def _rotated(
+    truth: Any,
+    test: Callable[[], Any],
+    body: Block,
+    get: Get,
+    put: Set,
+    names: Sequence[str],
+    limit: int | None,
+) -> None:
+    """A loop whose condition does something, which has been evaluated once: the body evaluates it
+    again at its end."""
+
+    def run(_: Any) -> None:
+        nonlocal truth
+        body()
+        truth = test()
+
+    def put_all(values: Sequence[Any]) -> None:
+        nonlocal truth
+        *own, truth = values
+        put(own)
+
+    truth = native.condition(truth, "the condition of `while`")
+    loop = _Loop(lambda: (*get(), truth), put_all, [*names, "the condition of `while`"])
+    loop.run_while(lambda: truth, run, None, limit)
 
 
 def for_stmt(
@@ -55,18 +102,21 @@ def for_stmt(
     options: Options,
 ) -> None:
     """`for item in iterated: body(item)`, which goes on while `extra_test()` holds."""
+    if isinstance(iterated, iterables.Enumerated) and elements.is_dataset(iterated.inner):
+        _over_enumerated(iterated, extra_test, body, get, put, names)
+        return
     if current_tracer() is not None and elements.is_dataset(iterated):
         _over_dataset(elements.Elements(iterated), extra_test, body, get, put, names)
         return
     if current_tracer() is None or not iterables.is_native(iterated):
-        _unrolled(iterated, extra_test, body, get, put, names)
+        unrolled(iterated, extra_test, body, get, put, names)
         return
     steps = iterables.steps(iterated)
     limit = options.get("maximum_iterations")
     if limit is not None and isinstance(steps.length, int):
         steps.length = min(steps.length, int(limit))
     if "shape_invariants" in options:
-        _unrolled(steps.unrolled(), extra_test, body, get, put, names)
+        unrolled(steps.unrolled(), extra_test, body, get, put, names)
         return
     if isinstance(steps.length, int) and not steps.length:
         return
@@ -102,32 +152,38 @@ def _over_dataset(
         loop.run_while(extra_test, run, data)
 
 
-def _unrolled(
-    items: Iterable[Any],
+# what a variable that only a loop's body assigns may be behind it
+_CARRIED = (Operators, bool, int, float, complex, str, bytes, type(None), type, np.ndarray)
+
+
+def _over_enumerated(
+    data: iterables.Enumerated,
     extra_test: Callable[[], Any] | None,
     body: Callable[[Any], Any],
     get: Get,
     put: Set,
     names: Sequence[str],
 ) -> None:
-    """Python's own loop. Where a break depends on a tensor, the iterations behind it are
-    branches."""
-    if extra_test is None:
-        for item in items:
-            body(item)
-        return
-    goes_on = extra_test()
-    if not native.is_unknown(goes_on) and not goes_on:
-        return
-    for item in items:
-        if native.is_unknown(goes_on):
-            run = lambda item=item: body(item)  # noqa: E731
-            if_stmt(goes_on, run, lambda: None, get, put, names, len(names))
-        else:
-            body(item)
-        goes_on = extra_test()
-        if not native.is_unknown(goes_on) and not goes_on:
-            return
+    number = data.start
+
+    def count(element: Any) -> None:
+        nonlocal number
+        body((number, element))
+        number = number + 1
+
+    def put_all(values: Sequence[Any]) -> None:
+        nonlocal number
+        *own, number = values
+        put(own)
+
+    _over_dataset(
+        elements.Elements(data.inner),
+        extra_test,
+        count,
+        lambda: (*get(), number),
+        put_all,
+        [*names, "the number of the element"],
+    )
 
 
 class _Again(Exception):
@@ -141,16 +197,28 @@ class _Loop:
         first: their values before the loop.
         growing: those that are lists to which iterations append.
         behind: what variables without a value are behind the loop.
+        ends: values that are known behind it.
     """
 
     def __init__(self, get: Get, put: Set, names: Sequence[str], certain: bool = False) -> None:
         """`certain` says that there is an iteration."""
-        self._get, self._put, self.names = get, put, names
+        self._own_get, self._own_put, self.names = get, put, list(names)
+        self._places: list[Place] = []  # written by called functions
         self._entry = get()
+        self._owned = len(self._entry)
         self._certain = certain
         self.first = list(self._entry)
         self.growing: list[int] = []
         self.behind: dict[int, Undefined] = {}
+        self.ends: dict[int, bool] = {}
+
+    def _get(self) -> tuple[Any, ...]:
+        return (*self._own_get(), *[p.get() for p in self._places])
+
+    def _put(self, values: Sequence[Any]) -> None:
+        self._own_put(values[: self._owned])
+        for place, x in zip(self._places, values[self._owned :], strict=True):
+            place.put(x)
 
     @property
     def carried(self) -> list[int]:
@@ -167,7 +235,10 @@ class _Loop:
         def attempt() -> None:
             carry = (iterables.number(0), *[self.first[k] for k in self.carried])
             names = ("the number of iterations", *[self.names[k] for k in self.carried])
-            (_, *values), added = scan(step, carry, steps.arrays, steps.length, names=names)
+            form = tree.flatten(steps.arrays)[1]
+            (_, *values), added = loops.scan(
+                step, carry, steps.arrays, form, steps.length, False, names, weak=True
+            )
             rows = {
                 k: lists.extended(self._entry[k], lists.unstacked(stacked, steps.length))
                 for k, stacked in zip(self.growing, added, strict=True)
@@ -200,6 +271,8 @@ class _Loop:
             self._enter(values)
             with native.inside():
                 truth = test()
+            if steps is None and data is None and limit is None:
+                self._note_end(truth, values)
             return truth if below is None else logic.logical_and(below, truth)
 
         def iterate(i: Tensor, *rest: Any) -> tuple[Any, ...]:
@@ -218,10 +291,16 @@ class _Loop:
             names = ("the number of iterations", *[self.names[k] for k in self.carried])
             first = (start, *[self.first[k] for k in self.carried])
             entries = [] if steps is None else steps.arrays
-            _, *values = loops.repeat(goes_on, iterate, first, limit, names, entries)
+            _, *values = loops.repeat(goes_on, iterate, first, limit, names, entries, weak=True)
             self._finish(values, {})
 
         self._until_settled(attempt)
+
+    def _note_end(self, truth: Any, values: Sequence[Any]) -> None:
+        """Where the loop goes on while `not x`, x is known behind it."""
+        for k, x in zip(self.carried, values, strict=True):
+            if native.is_traced(x) and native.is_traced(truth) and is_negation(truth, x):
+                self.ends[k] = True
 
     def _until_settled(self, attempt: Block) -> None:
         try:
@@ -246,15 +325,17 @@ class _Loop:
     def _iteration(self, values: Sequence[Any], run: Block) -> tuple[list[Any], list[Any]]:
         """The carried variables behind an iteration, and what it appends to lists."""
         self._enter(values)
-        try:
-            with native.inside():
-                run()
+        with places.Written() as written:
+            try:
+                with native.inside():
+                    run()
+            except Diverged:
+                pass
             state = list(self._get())
-        except Diverged:
-            state = list(self._get())
-        again = False
-        for k in self.carried:
-            again |= self._settle(k, state)
+            again = self._include(written.found(self._get, self._entry))
+        if not again:
+            for k in self.carried:
+                again |= self._settle(k, state)
         if again:
             raise _Again
         added = []
@@ -265,6 +346,16 @@ class _Loop:
                 )
             added.append(list(state[k].added))
         return [lists.plain(state[k]) for k in self.carried], added
+
+    def _include(self, found: Sequence[Place]) -> bool:
+        """Make loop variables of places that an iteration wrote; whether there are any."""
+        for place in found:
+            place.put(place.before)
+            self._places.append(place)
+            self.names.append(place.name)
+            self.first.append(place.before)
+            self._entry = (*self._entry, place.before)
+        return bool(found)
 
     def _settle(self, k: int, state: list[Any]) -> bool:
         """Look at variable k behind an iteration; whether it is to be treated in another way."""
@@ -278,6 +369,10 @@ class _Loop:
             if isinstance(after, Undefined):
                 if after is not first:
                     self.behind[k] = after
+            elif not all(isinstance(x, _CARRIED) for x in tree.leaves(after)):
+                self.behind[k] = Undefined(
+                    name, "each iteration of a native loop makes a new one, which is no tensor"
+                )
             elif self._certain or name.startswith("retval_"):
                 self.first[k] = tree.map(_zeros_outside, after)
                 return True
@@ -302,7 +397,7 @@ class _Loop:
     def _finish(self, values: Sequence[Any], rows: dict[int, list[Any]]) -> None:
         state: list[Any] = [None] * len(self.names)
         for k, x in zip(self.carried, values, strict=True):
-            state[k] = self.behind.get(k, x)
+            state[k] = self.behind.get(k, self.ends.get(k, x))
         for k, x in rows.items():
             state[k] = x
         self._put(state)

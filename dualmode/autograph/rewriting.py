@@ -13,7 +13,6 @@ from malt.converters import (
     break_statements,
     continue_statements,
     functions,
-    return_statements,
     variables,
 )
 from malt.core import converter
@@ -52,7 +51,7 @@ def rewrite(node: Any, kept: list[ast.stmt], names: set[str]) -> Any:
     node = break_statements.transform(node, context)
     node = expressions.asserts(node, context)
     node = continue_statements.transform(node, context)
-    node = return_statements.transform(node, context)
+    node = expressions.returns(node, context)
     node = expressions.calls(node, context)
     node = expressions.flow(node, context)
     node = expressions.conditionals(node, context)

@@ -75,7 +75,7 @@ class _File:
         if len(found) > 1:
             found = [(node, owner) for node, owner in found if _spans(node, code)]
         if len(found) > 1:  # the innermost of nested lambdas
-            found = [min(found, key=lambda f: (f[0].end_lineno, f[0].end_col_offset))]
+            found = [max(found, key=lambda f: (f[0].lineno, f[0].col_offset))]
         if not found:
             raise SourceError("its file has changed since it was imported")
         return found[0]
@@ -93,9 +93,7 @@ def find(function: FunctionType) -> tuple[FunctionNode, str]:
     code = function.__code__
     lines = linecache.getlines(code.co_filename, function.__globals__)
     if not lines:
-        raise SourceError(
-            f"its source code is not available ({_origin(code.co_filename)}); write it in a file"
-        )
+        raise _unavailable(code)
     file = _files.get(code.co_filename)
     if file is None or file.lines != lines:
         try:
@@ -105,7 +103,17 @@ def find(function: FunctionType) -> tuple[FunctionNode, str]:
         _files[code.co_filename] = file
         while len(_files) > _FILES:
             _files.popitem(last=False)
-    return file.find(code)
+    try:
+        return file.find(code)
+    except SourceError:
+        if code.co_filename == "<string>":  # these lines are those of `python -c`
+            raise _unavailable(code) from None
+        raise
+
+
+def _unavailable(code: CodeType) -> SourceError:
+    where = _origin(code.co_filename)
+    return SourceError(f"its source code is not available ({where}); write it in a file")
 
 
 def _origin(file: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dualmode_compiler.graph import Node
 from dualmode_compiler.spec import Spec, default, uint8
 
 from .. import op, tree
@@ -17,8 +18,9 @@ from ..op import Op
 from ..ops import creation, logic
 from ..subtrace import Subtrace
 from ..tensor import Tensor
-from . import lists, native
+from . import lists, native, places
 from .lists import Growing
+from .places import Place
 from .undefined import Undefined
 
 Block = Callable[[], Any]
@@ -53,22 +55,41 @@ def if_stmt(
         (body if test else orelse)()
         return
     entry = get()
+    names = list(names)
+    loose = range(outputs, len(names))  # need not be alike
+    written: list[tuple[list[Place], list[Any]]] = []  # in each branch, with the values
     site = describe_site(user_site())
 
     def run(block: Block) -> Callable[[], tuple[Any, ...]]:
         def traced() -> tuple[Any, ...]:
             put([lists.fork(x) for x in entry])
-            try:
-                with native.inside():
-                    block()
-            except Diverged:
-                return (_NEVER,) * len(names)
-            return tuple(get())
+            never = False
+            with places.Written() as found:
+                try:
+                    with native.inside():
+                        block()
+                    values = tuple(get())
+                except Diverged:
+                    values, never = (_NEVER,) * len(entry), True
+                more = found.found(get, entry)
+            written.append((more, [_NEVER if never else p.get() for p in more]))
+            for place in more:
+                place.put(place.before)
+            return values
 
         return traced
 
+    elsewhere: dict[Any, Place] = {}
+
     def adapt(traces: Sequence[Subtrace]) -> None:
-        _unify(traces, names, known, site, outputs)
+        elsewhere.update((p.key, p) for found, _ in written for p in found)
+        names.extend(p.name for p in elsewhere.values())
+        for trace, (found, values) in zip(traces, written, strict=True):
+            after = dict(zip([p.key for p in found], values, strict=True))
+            row = tree.unflatten(trace.form, trace.leaves)
+            row += tuple(after.get(key, p.before) for key, p in elsewhere.items())
+            trace.leaves, trace.form = tree.flatten(row)
+        _unify(traces, names, known, site, loose)
 
     try:
         found = branch(
@@ -77,17 +98,19 @@ def if_stmt(
     except BaseException:
         put(entry)
         raise
-    put([lists.joined(before, x) for before, x in zip(entry, found, strict=True)])
+    put([lists.joined(before, x) for before, x in zip(entry, found, strict=False)])
+    for place, x in zip(elsewhere.values(), found[len(entry) :], strict=True):
+        place.put(x)
 
 
 def _unify(
-    traces: Sequence[Subtrace], names: Sequence[str], test: Tensor, site: str, outputs: int
+    traces: Sequence[Subtrace], names: Sequence[str], test: Tensor, site: str, loose: range
 ) -> None:
     """Give the variables behind the branches one structure."""
     rows = [list(tree.unflatten(t.form, t.leaves)) for t in traces]
     for k, name in enumerate(names):
         values = [_known(x, test, bool(place)) for place, x in enumerate(row[k] for row in rows)]
-        if k >= outputs and not _alike(values):
+        if k in loose and not _alike(values):
             values = [Undefined(name, f"it differs between the branches of the `if` at {site}")] * 2
         for row, x in zip(rows, _together(traces, name, values, site), strict=True):
             row[k] = x
@@ -110,9 +133,19 @@ def _known(x: Any, test: Tensor, truth: bool) -> Any:
         return x
     if x._value is test._value:
         return truth
+    return not truth if is_negation(test, x) else x
+
+
+def is_negation(test: Any, x: Any) -> bool:
+    """Whether the traced condition `test` is `not x`."""
     node = test._value
-    negated = node.op is logic.LOGICAL_NOT and node.inputs[0] is x._value
-    return not truth if negated else x
+    return node.op is logic.LOGICAL_NOT and _uncast(node.inputs[0]) is x._value
+
+
+def _uncast(node: Node) -> Node:
+    """What a condition was made of, where that was a Python bool."""
+    of_bool = node.op is logic.CAST and node.inputs[0].spec.dtype is node.spec.dtype
+    return node.inputs[0] if of_bool else node
 
 
 def _together(traces: Sequence[Subtrace], name: str, values: list[Any], site: str) -> Sequence[Any]:

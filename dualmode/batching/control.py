@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dualmode_compiler.graph import CALL, COND, Graph, Node
 
 from .. import graphs
-from ..op import convert, mode, no_tapes, state
+from ..op import convert, mode, no_tapes
 from ..ops import logic, reduction
 from ..tensor import Tensor
 from ..tracer import Tracer, current_tracer
@@ -100,8 +100,7 @@ def _call(batch: Batch, node: Node, operands: Sequence[Value]) -> list[Value]:
         found = batch.run(body, operands)
     found = [batch.spread(v) if m else v for v, m in zip(found, mapped, strict=True)]
     results = [Tensor._wrap(v.tensor._value) for v in found]
-    for tape in state.tapes:
-        tape.record_call(inputs, results, lambda grads: rule(grads, results, inputs))
+    graphs.record([node], inputs, results, lambda grads: rule(grads, results, inputs))
     return [Value(x, v.mapped) for x, v in zip(results, found, strict=True)]
 
 
@@ -118,6 +117,10 @@ class _Derivative:
     of_one: Callable[..., Grads]
     mapped: tuple[bool, ...]
     size: int
+
+    @property
+    def name(self) -> str:
+        return getattr(self.of_one, "name", "custom_gradient")
 
     def __call__(
         self, grads: Grads, results: Sequence[Tensor], operands: Sequence[Tensor]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dualmode_compiler.passes.merge import merge
+
 from ..errors import VariableError
 from ..op import mode, state
 from ..tensor import Tensor
@@ -44,7 +46,8 @@ def batched(
     around = dict((*trace.arrays, *trace.captures))
     around.update((k, variable.read_value()) for k, variable in trace.states)
     captured = [Value(around[k]) for k in range(len(inputs), len(graph.params))]
-    results = iter(batch.run(graph, [*inputs, *captured]))
+    # a loop and its gradient's, which extends it, are one before rules for batches tell them apart
+    results = iter(batch.run(merge(graph), [*inputs, *captured]))
     outputs = [None if x is None else next(results) for x in found]
     variables = dict(trace.states)
     for k, _ in graph.updates:

@@ -7,7 +7,6 @@ their users; everything with a pattern starts from `arange`.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr
 from dualmode_compiler.spec import DType, Spec
 
+from .. import sizes
 from ..errors import ShapeError
 from ..op import Op, convert, promote
 from . import elementwise as ew
@@ -149,7 +149,7 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Te
     else:
         kind = specs.dtype(dtype)
     if isinstance(a, int) and isinstance(b, int) and isinstance(s, int):
-        size = len(range(a, b, s))
+        size = sizes.follow("range length", a, b, s)
     else:
         size = max(math.ceil((b - a) / s), 0)
     if kind.is_integer and size:
@@ -168,7 +168,7 @@ def linspace(
     Returns:
         A tensor of one axis. The last element is exactly `stop` if `endpoint`.
     """
-    a, b, num = float(start), float(stop), operator.index(num)
+    a, b, num = sizes.floating(start), sizes.floating(stop), sizes.index(num)
     step = (b - a) / max(num - 1 if endpoint else num, 1)
     y = ARANGE(start=a, step=step, size=num, dtype=specs.float64)
     if endpoint and num > 1:
@@ -182,7 +182,7 @@ def linspace(
 
 def _diagonal(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Row numbers [rows,1] and column numbers [columns]."""
-    rows, columns = operator.index(rows), operator.index(columns)
+    rows, columns = sizes.index(rows), sizes.index(columns)
     row = ARANGE(start=0, step=1, size=rows, dtype=specs.int32)
     return expand_dims(row, 1), ARANGE(start=0, step=1, size=columns, dtype=specs.int32)
 

@@ -93,6 +93,32 @@ def _number(value: np.ndarray[Any, Any]) -> str:
     return str(value.item())
 
 
+class Text:
+    """An f-string with traced values: put together when it is printed.
+
+    Attributes:
+        parts: texts, and (value, conversion, format) of what stands between braces.
+    """
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return "".join(x if isinstance(x, str) else formatted(x[0], x[1], x[2]) for x in self.parts)
+
+
+_CONVERSIONS: dict[int, Callable[[Any], Any]] = {ord("r"): repr, ord("s"): str, ord("a"): ascii}
+
+
+def formatted(value: Any, conversion: int, spec: str) -> str:
+    """`{value!conversion:spec}` of an f-string."""
+    return format(_CONVERSIONS.get(conversion, lambda x: x)(value), spec)
+
+
+def _shown_as(conversion: int, spec: str, weak: bool) -> Show:
+    return lambda x: formatted(x.item() if weak else convert(x), conversion, spec)
+
+
 # `texts` holds what to print; functions that make texts of the tensors stand in their places
 PRINT = Op("print", infer=_effect_infer, kernel=_print_kernel, effect=True)
 
@@ -107,6 +133,16 @@ class _Words:
 
     def add(self, x: Any, quoted: bool = False) -> None:
         """Append `x`; strings within structures are `quoted`, as in Python."""
+        if isinstance(x, Text):
+            for part in x.parts:
+                if isinstance(part, str):
+                    self.texts.append(part)
+                elif hasattr(part[0], "_read"):
+                    self.tensors.append(convert(part[0]))
+                    self.texts.append(_shown_as(part[1], part[2], self.tensors[-1].weak))
+                else:
+                    self.texts.append(formatted(*part))
+            return
         number = isinstance(x, np.ndarray | np.generic) and x.dtype.kind in _KINDS
         if number or hasattr(x, "_read"):
             tensor = convert(x)
@@ -141,6 +177,8 @@ _KINDS = "biufc"
 
 def holds_tensors(x: Any) -> bool:
     """Whether nested lists, tuples and dicts contain a tensor or variable."""
+    if isinstance(x, Text):
+        return True
     if isinstance(x, dict):
         x = x.values()
     elif not isinstance(x, list | tuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -15,6 +15,7 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.spec import Spec, int64
 
+from .. import sizes
 from ..errors import DTypeError, OutOfRangeError, ShapeError, locate
 from ..op import Op, convert, state
 from . import batch, creation, logic, rules, shape
@@ -316,7 +317,7 @@ def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
     items = _expand(x, keys)
     advanced = not all(isinstance(k, _KNOWN) for k in items)
     out = _Parsed([], [], [], [], {})
-    sizes = iter(x.shape)
+    axes = iter(x.shape)
     runs = 0  # of neighbouring arrays
     joined = False
     for k in items:
@@ -324,14 +325,13 @@ def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
             out.shape.append(1)
             joined = False
             continue
-        n = next(sizes)
+        n = next(axes)
         if isinstance(k, slice):
-            taken = _range(k, n)
-            start, stop, step = (taken.start, taken.stop, taken.step) if taken else (0, 0, 1)
-            out.shape.append(len(taken))
+            start, stop, step, length = _range(k, n)
+            out.shape.append(length)
             joined = False
         elif not advanced and isinstance(k, _INTEGER):
-            at = _position(operator.index(k), n, len(out.start), x)
+            at = _position(sizes.index(k), n, len(out.start), x)
             start, stop, step = at, at + 1, 1
         else:  # beside arrays, an integer is an array without axes
             out.arrays[len(out.shape)] = k
@@ -345,11 +345,18 @@ def _parse(x: Tensor, keys: tuple[Any, ...]) -> _Parsed:
     return out
 
 
-def _range(k: slice, size: int) -> range:
+def _range(k: slice, size: int) -> tuple[int, int, int, int]:
+    """Start, stop, step and length of a slice."""
     try:
-        return range(*k.indices(size))
+        k.indices(size)
     except (TypeError, ValueError) as error:  # a bound that is no integer, or a step of 0
         raise locate(error) from None
+    bounds = [None if b is None else sizes.index(b) for b in (k.start, k.stop, k.step)]
+    length = sizes.follow("slice length", size, *bounds)
+    if length == 0:
+        return 0, 0, 1, 0
+    start, stop = (sizes.follow(f"slice {end}", size, *bounds) for end in ("start", "stop"))
+    return start, stop, 1 if bounds[2] is None else bounds[2], length
 
 
 def _position(k: int, size: int, axis: int, x: Tensor) -> int:
@@ -364,12 +371,12 @@ def _take_arrays(x: Tensor, parsed: _Parsed) -> Tensor:
     arrays = [_in_range(k, x.shape[a], "getitem") for a, k in parsed.arrays.items()]
     if len(axes) == 1:
         return TAKE(x, arrays[0], axis=axes[0])
-    sizes = tuple(x.shape[a] for a in axes)
+    lengths = tuple(x.shape[a] for a in axes)
     rest = [a for a in range(x.ndim) if a not in axes]
     front = PERMUTE_DIMS(x, axes=(*axes, *rest))
     tail = front.shape[len(axes) :]
-    rows = RESHAPE(front, shape=(int(np.prod(sizes)), *tail))
-    at = _flat_index([_wrapped(k, n) for k, n in zip(arrays, sizes, strict=True)], sizes)
+    rows = RESHAPE(front, shape=(math.prod(lengths), *tail))
+    at = _flat_index([_wrapped(k, n) for k, n in zip(arrays, lengths, strict=True)], lengths)
     y = TAKE(rows, at, axis=0)
     if parsed.first or axes[0] == 0:
         return y
@@ -451,7 +458,7 @@ def one_hot(indices: Any, depth: int, dtype: Any = specs.float32, axis: int = -1
     indices = convert(indices)
     if not indices.dtype.is_integer:
         raise DTypeError(f"one_hot: indices are integers, got {indices.spec}")
-    depth = operator.index(depth)
+    depth = sizes.index(depth)
     if depth < 0:
         raise ShapeError(f"one_hot: a negative depth, {depth}")
     axis = rules.normalize_axes(axis, indices.ndim + 1, "one_hot")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import Spec
 
+from .. import sizes
 from ..errors import DTypeError, ShapeError
-from ..op import Op, convert, promote
+from ..op import Op, convert, promote, state
 from . import batch, rules, shape
 from .shape import BROADCAST_TO, RESHAPE, SLICE
 
@@ -99,7 +99,8 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Tensor:
         if x.shape != xs[0].shape:
             raise ShapeError(f"stack: shapes differ: {xs[0].shape} and {x.shape}")
     at = _axis(axis, xs[0].ndim + 1, "stack")
-    return CONCAT(*(shape.expand_dims(x, at) for x in xs), axis=at)
+    whole = state.mode.whole(xs) if at == 0 else None
+    return CONCAT(*(shape.expand_dims(x, at) for x in xs), axis=at) if whole is None else whole
 
 
 # --- split --------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def split(x: Any, num_or_size_splits: int | Sequence[int], axis: int = 0) -> lis
     n = x.shape[axis]
     parts: Any = num_or_size_splits
     if isinstance(parts, int) or getattr(parts, "ndim", None) == 0:
-        parts = operator.index(parts)
+        parts = sizes.index(parts)
         if parts < 1 or n % parts:
             raise ShapeError(f"split: axis {axis} of size {n} has no {parts} equal parts")
         return _pieces(x, [n // parts] * parts, axis)
@@ -190,7 +191,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Tensor:
     x = convert(x)
     if axis is None:
         x, axis = shape.flatten(x), 0
-    axis, repeats = _axis(axis, x.ndim, "repeat"), operator.index(repeats)
+    axis, repeats = _axis(axis, x.ndim, "repeat"), sizes.index(repeats)
     head, n, tail = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     wide = BROADCAST_TO(shape.expand_dims(x, axis + 1), shape=(*head, n, repeats, *tail))
     return RESHAPE(wide, shape=(*head, n * repeats, *tail))

@@ -315,7 +315,7 @@ def _cast_again(node: Node, graph: Graph) -> Node | None:
         return None
     first, middle = x.inputs[0].spec.dtype, x.spec.dtype
     exact = first.kind == middle.kind and specs.promote(first, middle) is middle
-    return graph.add(CAST, x.inputs, {"dtype": dtype}, node.site) if exact else None
+    return graph.add(CAST, x.inputs, {"dtype": dtype}, node.site, node.spec) if exact else None
 
 
 def _cast_vjp(g: Tensor, z: Tensor, x: Tensor, *, dtype: DType) -> tuple[Tensor | None]:

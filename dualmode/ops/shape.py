@@ -6,7 +6,6 @@ All of them lower to index maps, so compiled code pays nothing for them.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import Spec, int64
 
+from .. import sizes, tree
 from ..errors import DTypeError, Error, ShapeError
 from ..op import Op, convert
 from . import batch, rules
@@ -40,7 +40,7 @@ def to_shape(shape: Any) -> Shape:
     if isinstance(shape, int | float) or getattr(shape, "ndim", None) == 0:
         shape = (shape,)
     try:
-        return tuple(map(operator.index, shape))
+        return tuple(map(sizes.index, shape))
     except TypeError as error:
         if isinstance(error, Error):  # a traced size
             raise
@@ -420,6 +420,15 @@ PAD = Op(
 )
 
 
+def _widths(pad_width: Any, ndim: int) -> list[list[int]]:
+    """(before, after) for each axis."""
+    numbers, form = tree.flatten(pad_width)
+    if not any(type(n) is sizes.Size for n in numbers):
+        return np.broadcast_to(np.asarray(pad_width), (ndim, 2)).tolist()
+    places = np.asarray(tree.unflatten(form, range(len(numbers))))
+    return [[numbers[k] for k in row] for row in np.broadcast_to(places, (ndim, 2)).tolist()]
+
+
 def pad(x: Any, pad_width: Any, constant_values: float = 0) -> Tensor:
     """`x` with elements equal to `constant_values` added around it.
 
@@ -433,12 +442,12 @@ def pad(x: Any, pad_width: Any, constant_values: float = 0) -> Tensor:
     """
     x = convert(x)
     try:
-        width = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2)).tolist()
+        width = _widths(pad_width, x.ndim)
     except ValueError:
         raise ShapeError(
             f"pad: {x.spec} needs (before, after) for each axis, got {pad_width!r}"
         ) from None
-    low, high = (tuple(int(w[k]) for w in width) for k in (0, 1))
+    low, high = (tuple(sizes.whole(w[k]) for w in width) for k in (0, 1))
     return PAD(x, low=low, high=high, interior=(0,) * x.ndim, value=constant_values)
 
 

@@ -22,9 +22,10 @@ from dualmode_compiler.spec import Spec, default
 
 from .. import graphs, op, tree
 from ..autograph.calls import converted_call
-from ..errors import GradientError, ShapeError
+from ..errors import GradientError, ShapeError, require_function
 from ..op import Op, convert, dtype_of, state
 from ..ops import creation
+from ..tape import UserVjp
 from ..tensor import Tensor
 from ..tracer import Tracer, current_tracer
 from ..variable import Variable
@@ -60,6 +61,7 @@ def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
             not take. When differentiated: another number of gradients is needed.
         ShapeError: when differentiated: a gradient is not of its argument's shape.
     """
+    require_function("custom_gradient", f)
     signature = inspect.signature(f)
 
     @functools.wraps(f, updated=())
@@ -166,7 +168,7 @@ class _Rule:
         """Tell the tapes, in eager mode."""
         outputs = [Tensor._wrap(y._value) for y in results]
         for tape in state.tapes:
-            tape.record_call(self.sources, outputs, self)
+            tape.record_call(self.sources, outputs, UserVjp(self, self.name))
         return outputs
 
     def __call__(self, grads: Gradients) -> list[Tensor | None]:
@@ -271,6 +273,7 @@ class _Step:
 
     def __init__(self, rule: _Rule, tracer: Tracer) -> None:
         self._rule: _Rule | None = rule
+        self.name = rule.name
         self._tracer = tracer
         self._specs = rule.results
         self._operands: list[Node] = []  # where the rule is still to be traced

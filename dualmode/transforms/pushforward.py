@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import tree
 from ..autograph.calls import converted_call
+from ..errors import require_function
 from ..forward import ForwardAccumulator, tangents_of
 from ..jacobians import pullback_rows
 from ..op import convert
@@ -34,6 +35,7 @@ def jvp(f: Callable[..., Any], primals: Any, tangents: Any) -> tuple[Any, Any]:
             primal or a result has no derivatives by its dtype.
         ShapeError: a tangent is not of its primal's shape.
     """
+    require_function("jvp", f)
     what = f"jvp of {name_of(f)}"
     require_sequence("jvp", primals)
     xs = tuple(differentiable(x, f"{what}: primal {k}") for k, x in enumerate(primals))
@@ -54,6 +56,7 @@ def jacfwd(f: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
     Best where the arguments have fewer elements than the result; see `jacobian`, which gives the
     same.
     """
+    require_function("jacfwd", f)
 
     @functools.wraps(f, updated=())
     def derivative(*args: Any, **kwargs: Any) -> Any:

@@ -14,9 +14,10 @@ from typing import Any
 from .. import graphs, op, tree
 from ..autograph.calls import converted_call
 from ..eager import Eager
+from ..errors import require_function
 from ..op import Mode, Op, Recorder, state
 from ..subtrace import assign, assigned, operand, subtrace, union
-from ..tape import GradientTape
+from ..tape import GradientTape, UserVjp
 from ..tensor import Operators, Tensor
 from ..tracer import current_tracer
 from ..variable import Variable
@@ -41,6 +42,7 @@ def remat(f: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
         A function of the same arguments and results.
     """
+    require_function("remat", f)
 
     @functools.wraps(f, updated=())
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -98,7 +100,7 @@ class _Run:
             return self._pull_back(grads, places, sources)
 
         for tape in state.tapes:
-            tape.record_call(sources, outputs, vjp)
+            tape.record_call(sources, outputs, UserVjp(vjp, "custom_gradient", certain=False))
         for k, y in zip(places, outputs, strict=True):
             leaves[k] = y
         return tree.unflatten(form, leaves)
@@ -143,6 +145,9 @@ class _Within(Eager):
 
     def execute(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
         return self._outer.execute(op, args, attrs)
+
+    def value_needed(self, x: Tensor, use: str) -> Any:
+        return self._outer.value_needed(x, use)
 
     def read(self, variable: Variable) -> Tensor:
         return self._outer.read(variable)

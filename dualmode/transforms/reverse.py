@@ -12,12 +12,12 @@ from typing import Any
 
 from .. import tree
 from ..autograph.calls import converted_call
-from ..errors import GradientError, ShapeError
+from ..errors import GradientError, ShapeError, require_function
 from ..forward import tangents_of
 from ..jacobians import pullback_rows
 from ..op import convert
 from ..ops import elementwise, reduction
-from ..tape import GradientTape
+from ..tape import GradientTape, differentiable_leaves
 from ..tensor import Tensor
 from .arguments import Argnums, differentiable, name_of, positions
 
@@ -125,6 +125,8 @@ def value_and_grad(
 def _value_and_grad(
     what: str, f: Callable[..., Any], argnums: Argnums, has_aux: bool
 ) -> Callable[..., Any]:
+    require_function(what, f)
+
     @functools.wraps(f, updated=())
     def derivative(*args: Any, **kwargs: Any) -> Any:
         run = _Recorded(what, f, args, kwargs, argnums, has_aux)
@@ -174,7 +176,9 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     Raises:
         GradientError: a primal or a result has no derivatives by its dtype.
     """
+    require_function("vjp", f)
     run = _Recorded("vjp", f, primals, {}, range(len(primals)), has_aux, persistent=True)
+    differentiable_leaves(run.result, f"{run.name}: the result")
 
     def pullback(cotangents: Any) -> Any:
         seeds = tangents_of(run.result, cotangents, run.name, ("cotangent", "result"))
@@ -208,9 +212,12 @@ jacrev = jacobian
 
 
 def _jacobian(what: str, f: Callable[..., Any], argnums: Argnums) -> Any:
+    require_function(what, f)
+
     @functools.wraps(f, updated=())
     def derivative(*args: Any, **kwargs: Any) -> Any:
         run = _Recorded(what, f, args, kwargs, argnums, persistent=True)
+        differentiable_leaves(run.result, f"{run.name}: the result")
         return tree.map(lambda y: pullback_rows(lambda u: run.pull_back(y, u), y), run.result)
 
     return derivative

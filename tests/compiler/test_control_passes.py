@@ -184,7 +184,7 @@ def test_a_longer_body_that_needs_effects_of_its_base_runs_them_once():
     assert [n.op for n in new.effects] == [LOOP]
     noted.clear()
     with dm.config.override(backend="interpret"):
-        compile_graph(g, "g").run([np.float32(1)])
+        compile_graph(g, "g").run([values(SCALAR)])
     assert noted == seen
 
 
@@ -241,7 +241,7 @@ INLINE: Cases = {
         ),
     ),
     "a known branch": graph([SCALAR], lambda g, x: branch(g, g.const(np.int32(0)), _branches(), x)),
-    "out of range": graph([SCALAR], lambda g, x: branch(g, g.const(np.int32(-1)), _branches(), x)),
+    "out of range": graph([SCALAR], lambda g, x: branch(g, g.const(np.int32(-2)), _branches(), x)),
     "no iteration": graph([SCALAR], _stacks_nothing),
     "no iteration, with a condition": graph([SCALAR], _never_true),
     "one iteration": graph([SCALAR], lambda g, x: loop(g, _doubling(), [x], length=1)),
@@ -271,6 +271,12 @@ def _equal_in_all(g: Graph, c: Node, x: Node, y: Node) -> list[Node]:
         for fn in (_twice, _negated)
     ]
     return branch(g, c, branches, x, y)
+
+
+def _different_in_each(g: Graph, c: Node, x: Node, y: Node) -> list[Node]:
+    first = graph([SCALAR, SCALAR], lambda h, a, b: [a, h.const(np.float32(3))])
+    second = graph([SCALAR, SCALAR], lambda h, a, b: [b, h.const(np.float32(4))])
+    return branch(g, c, [first, second], x, y)
 
 
 def _equal_operands(g: Graph, c: Node, x: Node, y: Node) -> list[Node]:
@@ -346,6 +352,7 @@ PRUNE: Cases = {
     for title, fn in {
         "results that nobody reads": _unread_results,
         "results that are equal in all branches": _equal_in_all,
+        "operands or constants that differ": _different_in_each,
         "operands": _equal_operands,
         "a carried value that only feeds itself": _carried_for_itself,
         "a carried value that never changes": _never_changes,
@@ -383,7 +390,16 @@ FIRST = SmallOp(
 WIDE = SmallOp(
     "wide", lambda x: PAIR, lambda x: np.stack([x, x]), lambda i, out, x: x([])
 )  # to two elements
+COSTLY = SmallOp(
+    "costly",
+    kernel=lambda x: np.exp(np.exp(np.exp(np.exp(-np.abs(x))))),
+    lower=lambda i, out, x: _exps(expr.apply("neg", expr.apply("abs", x(i))), 4),
+)
 HOST = SmallOp("host", kernel=np.abs)  # its kernel is called back
+
+
+def _exps(x: expr.Expr, n: int) -> expr.Expr:
+    return _exps(expr.apply("exp", x), n - 1) if n else x
 
 
 def _around(fn: Callable[[Graph, Node], Node], **attrs: Any) -> Callable[[Graph, Node], list[Node]]:
@@ -404,6 +420,13 @@ def _exp(h: Graph, x: Node) -> Node:
 def _in_the_condition(g: Graph, x: Node) -> list[Node]:
     cond = graph([SCALAR, SCALAR], lambda h, a, k: h.add(LESS, [a, _exp(h, k)]))
     return _around(_exp, cond=cond)(g, x)
+
+
+def _different_in_the_condition(g: Graph, x: Node) -> list[Node]:
+    def below(h: Graph, a: Node, k: Node) -> Node:
+        return h.add(LESS, [a, h.add(EXP, [k])])
+
+    return _around(_exp, cond=graph([SCALAR, SCALAR], below))(g, x)
 
 
 def _of_carried(g: Graph, x: Node) -> list[Node]:
@@ -428,17 +451,23 @@ ALWAYS = graph([SCALAR, SCALAR], lambda h, a, k: h.add(LESS, [h.const(np.float32
 HOIST: Cases = {
     "what costs much": graph([SCALAR], _around(_exp)),
     "what the condition computes": graph([SCALAR], _in_the_condition),
+    "other things in the condition": graph([SCALAR], _different_in_the_condition),
     "not what depends on what changes": graph([SCALAR], _of_carried),
     "not what is cheap": graph([SCALAR], _around(lambda h, x: h.add(NEGATIVE, [x]))),
     "not an index map, but what it reads": graph(
         [PAIR], lambda g, v: _around(lambda h, k: h.add(WIDE, [h.add(FIRST, [_exp(h, k)])]))(g, v)
     ),
     "not what is larger than what it is made of": graph([SCALAR], _around(_wide, cond=ALWAYS)),
+    "but if it costs very much": graph(
+        [SCALAR],
+        _around(lambda h, x: h.add(SUM, [h.add(COSTLY, [h.add(WIDE, [x])])]), cond=ALWAYS),
+    ),
     "out of two loops": graph([SCALAR], _in_two_loops),
     "what the host computes": graph([SCALAR], _around(_hosted)),
     "not what the host computes, if there may be no iteration": graph(
         [SCALAR], _around(_hosted, cond=ALWAYS)
     ),
+    "nor if there is none": graph([SCALAR], _around(_hosted, length=0)),
     "no effects": graph(
         [SCALAR], _around(lambda h, x: [_exp(h, x), h.add(NOTE, [x], {"tag": 1})][0])
     ),

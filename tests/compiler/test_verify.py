@@ -239,12 +239,12 @@ BROKEN: dict[str, tuple[Callable[[Graph, Node, Node, Node], list[Node]], str]] =
         "parameters of the condition are",
     ),
     "a condition and a scan": (
-        lambda g, n, x, v: _scan(g, x, v, SCALAR, length=2, cond=_always(SCALAR)),
-        "cannot scan or go backwards",
+        lambda g, n, x, v: _scan(g, x, v, SCALAR, length=None, cond=_always(SCALAR)),
+        "cannot scan without end",
     ),
     "a condition, backwards": (
         lambda g, n, x, v: loop(g, COUNT, [x], cond=_always(SCALAR), reverse=True),
-        "cannot scan or go backwards",
+        "or go backwards",
     ),
     "a stack that is carried": (
         lambda g, n, x, v: loop(

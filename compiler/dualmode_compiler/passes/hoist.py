@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from .. import expr
 from ..expr import Axis, Buffer, Const, Expr, Load
 from ..graph import CONST, ITEM, LOOP, PARAM, Graph, Node, map_graphs
-from ..lower import CHEAP, RECOMPUTE, cost
 from ..rewrite import Results, rebuild_owners, replay
 from ..spec import Spec, int64
 
@@ -80,6 +79,8 @@ def _reading(old: Graph, specs: Sequence[Spec], nodes: Sequence[Node], first: in
 def _worth(graph: Graph, first: int, certain: bool) -> list[Node]:
     """The values that are worth computing outside, of those that depend on the parameters from
     number `first` on alone; none of them is needed for another one only."""
+    from .. import lower  # with all of code generation: only where there is a loop to compile
+
     own: dict[Node, float] = {}
     total: dict[Node, float] = {}
     largest: dict[Node, int] = {}  # of the parameters that a value depends on
@@ -101,8 +102,8 @@ def _worth(graph: Graph, first: int, certain: bool) -> list[Node]:
         if node in seen:
             continue
         seen.add(node)
-        worth = own.get(node, 0) > 0 and total[node] > CHEAP
-        if worth and (node.spec.size <= largest[node] or own[node] > RECOMPUTE):
+        worth = own.get(node, 0) > 0 and total[node] > lower.CHEAP
+        if worth and (node.spec.size <= largest[node] or own[node] > lower.RECOMPUTE):
             found.append(node)
         else:
             stack.extend(node.inputs)
@@ -115,6 +116,8 @@ def _movable(node: Node) -> bool:
 
 def _work(node: Node) -> float:
     """Additions for one element; 0 for an index map, infinity for what the host computes."""
+    from .. import lower
+
     if node.op.lower is None:
         return math.inf
     with expr.fresh():
@@ -123,7 +126,7 @@ def _work(node: Node) -> float:
         value = node.op.lower(index, node.spec, *readers, **dict(node.attrs))
         if value is None:
             return math.inf
-        return 0 if isinstance(value, Load | Const) else cost(value, {})[0]
+        return 0 if isinstance(value, Load | Const) else lower.cost(value, {})[0]
 
 
 class _Reader:
