@@ -86,7 +86,7 @@ class Lowering:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.nodes = graph.nodes()
+        self.nodes = sorted(graph.nodes(), key=lambda n: n.uid)
         self.axes: dict[tuple[int, int], Axis] = {}
         self.costs: dict[Expr, tuple[float, int]] = {}
         self.lowered: dict[Node, Lowered] = {}
