@@ -283,6 +283,23 @@ def test_prints_and_assertions_keep_their_order(capfd: Any) -> None:
     assert texts[0].split("\n")[:4] == ["start", "i 0", "other", "x 0.001"]
 
 
+def test_code_around_effects_is_not_fused_across_them(capfd: Any) -> None:
+    """What is printed first and what needs the loop read the same, but cannot be one kernel."""
+
+    def program(x: Any) -> Any:
+        dm.print(dm.exp(x) * 2.0)
+
+        def body(i: Any, s: Any) -> Any:
+            dm.print(s)
+            return s * 0.5
+
+        return x * dm.fori_loop(0, 3, body, dm.sum(x))
+
+    both(program, X)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:4] == lines[4:]
+
+
 def test_gradients_do_not_print_again(capfd: Any) -> None:
     def program(x: Any) -> Any:
         def body(i: Any, y: Any) -> Any:

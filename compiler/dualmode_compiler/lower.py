@@ -22,7 +22,7 @@ from . import expr
 from .contraction import is_contraction, recognise
 from .cost import cost, repeated_cost
 from .expr import Axis, Buffer, Const, Expr, Load, Reduce, int64
-from .graph import CONST, ITEM, LOOP, PARAM, Graph, Node, results
+from .graph import CONST, ITEM, LOOP, PARAM, Graph, Node, results, topological
 from .loops import (
     Control,
     HostCall,
@@ -86,7 +86,8 @@ class Lowering:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.nodes = sorted(graph.nodes(), key=lambda n: n.uid)
+        # effects first, in their order: so what clusters wait for can be no circle
+        self.nodes = list(topological([*graph.effects, *graph.roots()]))
         self.axes: dict[tuple[int, int], Axis] = {}
         self.costs: dict[Expr, tuple[float, int]] = {}
         self.lowered: dict[Node, Lowered] = {}
