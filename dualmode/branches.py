@@ -101,7 +101,10 @@ def _join(
     wanted = tensors[0].spec
     for tensor, label in zip(tensors, labels, strict=False):
         if tensor.shape != wanted.shape:
-            raise ShapeError(_differ(path, labels[0], wanted, label, tensor.spec))
+            raise ShapeError(
+                _differ(path, labels[0], wanted, label, tensor.spec)
+                + "; give it one shape in both, as by padding or dm.where"
+            )
         if tensor.dtype is not wanted.dtype:
             raise DTypeError(
                 _differ(path, labels[0], wanted, label, tensor.spec)

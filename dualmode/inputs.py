@@ -134,5 +134,6 @@ def _as_spec(x: Any) -> Spec:
 
 
 def _outline(form: Any) -> str:
-    """A structure with `*` in the place of its leaves."""
-    return re.sub(r"PyTreeSpec\((.*?)(, NoneIsLeaf|, namespace=.*)?\)", r"\1", str(form))
+    """A structure in words, with `*` in the place of its tensors."""
+    text = re.sub(r"PyTreeSpec\((.*?)(, NoneIsLeaf|, namespace=.*)?\)", r"\1", str(form))
+    return "a tensor" if text == "*" else f"tensors nested as {text}"

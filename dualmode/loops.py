@@ -130,7 +130,8 @@ class State:
         if tensor.shape != before.shape:
             raise ShapeError(
                 f"{name} is {before} and becomes {tensor.spec} after an iteration; "
-                "the shape of a loop variable stays as it is before the loop"
+                "the shape of a loop variable stays as it is before the loop: start from the "
+                "final shape and write parts by x.at[i].set(y)"
             )
         if tensor.dtype is not before.dtype:
             first = self._leaves[k]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 Shape = tuple[int, ...]
+_FEW = 4  # indices that compiled code compares every position with
 
 
 # --- take ---------------------------------------------------------------------------------------
@@ -44,11 +45,15 @@ def _take_lower(i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, *, axi
     n, rank = x.spec.shape[axis], indices.spec.ndim
     if n == 0:
         return expr.const(0, out.dtype)
-    at = expr.cast(indices(i[axis : axis + rank]), int64)
-    negative = expr.apply("lt", at, expr.const(0, int64))
     # indices in range are a promise of CHECK_INDICES; clamping keeps a load safe until it has run
-    at = shape.clamp(expr.select(negative, at + n, at), n)
+    at = shape.clamp(_position_of(indices(i[axis : axis + rank]), n), n)
     return x([*i[:axis], at, *i[axis + rank :]])
+
+
+def _position_of(index: Expr, n: int) -> Expr:
+    """An element of `indices`, counted from the start of an axis of size `n`."""
+    at = expr.cast(index, int64)
+    return expr.select(expr.apply("lt", at, expr.const(0, int64)), at + n, at)
 
 
 def _take_vjp(
@@ -167,6 +172,30 @@ def _where(axis: int, indices: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * axis, indices.astype(np.int64))
 
 
+def _scattered(combine: Callable[[Expr, Expr], Expr]) -> Any:
+    """A lower rule for few indices: each element looks whether it is at one of them."""
+
+    @shape.real
+    def lower(
+        i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, updates: Reader, *, axis: int
+    ) -> Expr | None:
+        if indices.spec.size > _FEW:
+            return None
+        value = x(i)
+        for k in np.ndindex(*indices.spec.shape):
+            at = tuple([expr.const(n, int64) for n in k])
+            here = expr.apply("eq", i[axis], _position_of(indices(at), out.shape[axis]))
+            update = updates([*i[:axis], *at, *i[axis + 1 :]])
+            value = expr.select(here, combine(value, update), value)
+        return value
+
+    return lower
+
+
+def _sum(x: Expr, y: Expr) -> Expr:
+    return expr.cast(expr.apply("add", rules.widen(x), rules.widen(y)), x.dtype)
+
+
 def _scatter_add_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
     out = x.copy()
     np.add.at(out, _where(axis, indices), updates)
@@ -185,6 +214,7 @@ SCATTER_ADD = Op(
     infer=_scatter_infer,
     kernel=_scatter_add_kernel,
     vjp=_scatter_add_vjp,
+    lower=_scattered(_sum),
     batch=batch.scatter,
 )
 
@@ -218,6 +248,7 @@ SCATTER_SET = Op(
     infer=_scatter_infer,
     kernel=_scatter_set_kernel,
     vjp=_scatter_set_vjp,
+    lower=_scattered(lambda x, update: update),
     batch=batch.scatter,
 )
 
