@@ -128,9 +128,10 @@ REFUSED = {
     "number": ([X], (1.5,), DTypeError, "got float 1.5; pass a tensor"),
     "fraction": ([dm.TensorSpec([], "int32")], (1.5,), DTypeError, "got float 1.5"),
     "text": ([X], ("no",), DTypeError, "got str 'no'; pass a tensor"),
-    "list": ([X], ([ones(3), ones(3)],), TypeError, r"argument x: expected a tensor by input_signature"),
+    "list": ([X], ([ones(3), ones(3)],), TypeError, r"argument x: expected a tensor by input_sig"),
     "path": ([{"w": [X]}], ({"w": [ones(3, 1)]},), ShapeError, r"argument x\['w'\]\[0\]: expected"),
-    "keys": ([{"w": X}], ({"v": ones(2, 3)},), TypeError, r"expected tensors nested as \{'w': \*\} .*\{'v': \*\}"),
+    "keys": ([{"w": X}], ({"v": ones(2, 3)},), TypeError,
+             r"expected tensors nested as \{'w': \*\} .*\{'v': \*\}"),
 }  # fmt: skip
 
 

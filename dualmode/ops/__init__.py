@@ -8,7 +8,7 @@ from . import (
     crossentropy,
     effects,
     elementwise,
-    indexing,
+    gather,
     joining,
     linalg,
     logic,
@@ -22,7 +22,7 @@ from . import (
 
 _MODULES = (
     *(elementwise, logic, math, parts, reduction, softmax, crossentropy),
-    *(shape, joining, indexing, creation, linalg, random, effects),
+    *(shape, joining, gather, creation, linalg, random, effects),
 )
 
 # every op by its name, for the text form of graphs and for the tests

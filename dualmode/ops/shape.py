@@ -82,7 +82,7 @@ def _negate(a: Expr) -> Expr:
     return expr.apply("not", a)
 
 
-def real(lower: Callable[..., Expr]) -> Callable[..., Any]:
+def real(lower: Callable[..., Expr | None]) -> Callable[..., Any]:
     """`lower` for real types; complex ones are left to the NumPy kernel."""
 
     def rule(i: Index, out: Spec, *xs: Reader, **attrs: Any) -> Expr | None:
