@@ -162,16 +162,15 @@ from .ops.shape import (
     broadcast_to,
     expand_dims,
     flatten,
-    flip,
     matrix_transpose,
     moveaxis,
-    pad,
     permute_dims,
     reshape,
     squeeze,
     swapaxes,
     transpose,
 )
+from .ops.slicing import flip, pad
 from .ops.softmax import log_softmax, logsumexp, softmax
 from .signature import TensorSpec
 from .tape import GradientTape
@@ -435,6 +434,10 @@ _ELSEWHERE = {
 def executing_eagerly() -> _bool:
     """True where ops are computed at once, False inside a function that is being traced."""
     return isinstance(_state.mode, _Eager)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(n for n in globals() if n.startswith("__"))})
 
 
 def __getattr__(name: str) -> _Any:

@@ -14,7 +14,7 @@ from . import graphs, op, tree
 from .errors import DTypeError, ShapeError
 from .op import convert, promote
 from .ops.logic import CAST
-from .subtrace import Subtrace, assign, assigned, operand, subtrace, union
+from .subtrace import Subtrace, assign, assigned, describe, operand, subtrace, union
 from .subtrace import labels as labels_of
 from .tensor import Operators, Tensor
 
@@ -65,24 +65,10 @@ def _check_forms(traces: Sequence[Subtrace], labels: Sequence[str]) -> None:
         if trace.form != first.form:
             raise ShapeError(
                 f"cond: the branches give different structures: {labels[0]} gives "
-                f"{_described(first)} and {label} {_described(trace)}; "
+                f"{describe(first.form, first.leaves)} and {label} "
+                f"{describe(trace.form, trace.leaves)}; "
                 "let them return the same nesting of tensors"
             )
-
-
-def _described(trace: Subtrace) -> str:
-    return str(tree.unflatten(trace.form, [_brief(x) for x in trace.leaves]))
-
-
-class _Brief(str):
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _brief(x: Any) -> _Brief:
-    return _Brief(x.spec if isinstance(x, Tensor) else repr(x))
 
 
 def _join(
@@ -156,14 +142,14 @@ def _is_strong(x: Any) -> bool:
 
 def common(numbers: Sequence[Any], strong: Sequence[Any]) -> Any:
     """The dtype of a mix of Python numbers (some of them traced) with tensors."""
-    plain = [_zero(x) for x in numbers]
+    plain = [zero_number(x) for x in numbers]
     with op.eagerly():
         found = promote(*plain, *(_example(x) for x in strong))
     return found[0].dtype
 
 
-def _zero(x: Any) -> Any:
-    """A Python number of the kind of `x`, which may be traced."""
+def zero_number(x: Any) -> Any:
+    """The Python number 0 of the kind of `x`, which is one or stands for one in a trace."""
     if isinstance(x, Tensor):
         return {"i": 0, "f": 0.0, "c": 0j, "b": False}[default(x.dtype).kind]
     return type(x)(0)

@@ -252,6 +252,13 @@ def map_fn(fn: Callable[[Any], Any], elems: Any) -> Any:
     Args:
         fn: takes entries in the structure of `elems`.
         elems: a tensor, or a nested structure of them with equal first sizes.
+
+    Returns:
+        The results in the structure that `fn` gives, each with a new first axis.
+
+    Raises:
+        ValueError: the first sizes differ.
+        ShapeError: a tensor is a scalar.
     """
     return scan(lambda _, x: ((), fn(x)), (), elems)[1]
 

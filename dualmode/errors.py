@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from opcode import opmap
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -31,23 +32,38 @@ if TYPE_CHECKING:
 Site = tuple[str, int]
 E = TypeVar("E", bound=BaseException)
 
-_INTERNAL = tuple(
+ENGINE = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
     for path in (__file__, dualmode_compiler.__file__)
 )
-_CONVERTED = _INTERNAL[0] + "autograph" + os.sep  # between the user's code and what it calls
+CONVERSION = ENGINE[0] + "autograph" + os.sep  # between the user's code and what it calls
 _RAISE = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
 
 
 def is_internal(file: str) -> bool:
     """Whether `file` is of the engine, and does not run in the name of the user's code."""
-    return file.startswith(_INTERNAL) and not file.startswith(_CONVERTED)
+    return file.startswith(ENGINE) and not file.startswith(CONVERSION)
+
+
+@cache
+def is_foreign(file: str) -> bool:
+    """Whether code in `file` is the engine's, Python's own or an installed package's."""
+    return file.startswith(("<frozen", *ENGINE, *_libraries()))
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    import sysconfig  # when first used, to keep `import dualmode` short
+
+    paths = sysconfig.get_paths()
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple({os.path.abspath(paths[name]) + os.sep for name in names})
 
 
 def user_code() -> CodeType | None:
     """The code of the innermost running frame outside the engine's own packages."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_INTERNAL):
+    while frame is not None and frame.f_code.co_filename.startswith(ENGINE):
         frame = frame.f_back
     return frame.f_code if frame is not None else None
 
@@ -62,7 +78,7 @@ def user_site() -> Site | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_INTERNAL):
+        if not file.startswith(ENGINE):
             return file, frame.f_lineno
         frame = frame.f_back
     return None
@@ -212,8 +228,8 @@ def _engine_function() -> str | None:
     """The name of the engine's function that the user's code has called, operators aside."""
     name: str | None = None
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_INTERNAL):
-        if not frame.f_code.co_filename.startswith(_CONVERTED):
+    while frame is not None and frame.f_code.co_filename.startswith(ENGINE):
+        if not frame.f_code.co_filename.startswith(CONVERSION):
             name = frame.f_code.co_name
         frame = frame.f_back
     return None if name is None or name.startswith(("_", "<")) else name.removesuffix("_")
@@ -240,7 +256,7 @@ def strip(traceback: TracebackType | None) -> TracebackType | None:
     kept: list[TracebackType] = []
     step = traceback
     while step is not None:
-        if not step.tb_frame.f_code.co_filename.startswith(_INTERNAL):
+        if not step.tb_frame.f_code.co_filename.startswith(ENGINE):
             kept.append(step)
         step = step.tb_next
     shown: TracebackType | None = None
@@ -271,7 +287,7 @@ def _on_purpose(traceback: TracebackType) -> bool:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     code = traceback.tb_frame.f_code
-    return not code.co_filename.startswith(_INTERNAL) or code.co_code[traceback.tb_lasti] in _RAISE
+    return not code.co_filename.startswith(ENGINE) or code.co_code[traceback.tb_lasti] in _RAISE
 
 
 def _cause(error: BaseException) -> BaseException | None:

@@ -88,7 +88,7 @@ class Family:
 
 def _special(keys: Sequence[Key], axes: Sequence[tuple[int, int]]) -> bool:
     """Whether one of the sizes is too small to tell what others do."""
-    return any(_leaf(key, k).shape[axis] < SMALLEST for key in keys for k, axis in axes)
+    return any(key.spec(k).shape[axis] < SMALLEST for key in keys for k, axis in axes)
 
 
 class Families:
@@ -137,7 +137,7 @@ def _stale(pattern: Any) -> bool:
 
 def probes(key: Key, axes: Sequence[tuple[int, int]]) -> Iterator[Key]:
     """Signatures with other sizes along `axes`, to learn from; equal sizes stay equal."""
-    sizes = sorted({_leaf(key, k).shape[a] for k, a in axes})
+    sizes = sorted({key.spec(k).shape[a] for k, a in axes})
     if not sizes or sizes[0] < SMALLEST:
         return
     for change in _CHANGES:
@@ -154,16 +154,10 @@ _CHANGES: tuple[Callable[[int], int], ...] = (
 )
 
 
-def _leaf(key: Key, k: int) -> Spec:
-    spec = key.leaves[k]
-    assert isinstance(spec, Spec)
-    return spec
-
-
 def _changed(key: Key, k: int, axes: Sequence[tuple[int, int]], others: dict[int, int]) -> Any:
     mine = {a for leaf, a in axes if leaf == k}
     if not mine:
         return key.leaves[k]
-    spec = _leaf(key, k)
+    spec = key.spec(k)
     shape = (others[n] if a in mine else n for a, n in enumerate(spec.shape))
     return Spec(shape, spec.dtype, spec.weak)

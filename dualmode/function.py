@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from dualmode_compiler.runtime.layout import MISS
 
-from . import autograph as conversion
 from . import config, tree
+from .autograph import calls
 from .callable import lock
 from .concrete import ConcreteFunction, updating
 from .config import detours
@@ -134,7 +134,7 @@ class Function:
     @property
     def _converted(self) -> Callable[..., Any]:
         """What a trace runs."""
-        return (conversion.entry if self._autograph else conversion.keep)(self._python)
+        return (calls.entry if self._autograph else calls.keep)(self._python)
 
     @property
     def trace_count(self) -> int:
@@ -393,18 +393,17 @@ def function(
         TracedValueError: when called, where the code needs the value of a tensor (as in `float`).
         VariableError: when called, where a variable is created on a later call than the first.
     """
-    if python_function is None:
-        return lambda fn: Function(
-            fn, name, 0, input_signature, reduce_retracing, strict, autograph
-        )
-    return Function(python_function, name, 0, input_signature, reduce_retracing, strict, autograph)
+    make = functools.partial(
+        Function,
+        name=name,
+        input_signature=input_signature,
+        reduce_retracing=reduce_retracing,
+        strict=strict,
+        autograph=autograph,
+    )
+    return make if python_function is None else make(python_function)
 
 
 def run_functions_eagerly(run_eagerly: bool) -> None:
     """Run the bodies of all `@function`s as plain Python to debug them, or stop that."""
     config.update(jit=not run_eagerly)
-
-
-def functions_run_eagerly() -> bool:
-    """Whether `run_functions_eagerly(True)` or `DUALMODE_DISABLE_JIT=1` is in force."""
-    return not config.jit

@@ -13,7 +13,7 @@ Griewank and Walther, "Evaluating Derivatives", 2nd edition, 2008, chapters 3 an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dualmode_compiler.graph import (
@@ -140,8 +140,8 @@ def _copy(
         if node in copies:
             continue
         inner = [copies[n] for n in node.inputs]
-        again = bool(node.graphs) and node not in effects
-        attrs = map_graphs(node.attrs, _silent) if again else node.attrs
+        changes = node not in effects and any(map(_has_effects, node.graphs))
+        attrs = map_graphs(node.attrs, _silent) if changes else node.attrs
         copies[node] = (
             graph.const(node.attr("value"))
             if node.op is CONST
@@ -149,9 +149,11 @@ def _copy(
         )
 
 
+def _has_effects(graph: Graph) -> bool:
+    return bool(graph.effects) or any(n.effect for n in topological(graph.outputs))
+
+
 def _silent(graph: Graph) -> Graph:
-    if not any(n.effect for n in topological(graph.outputs)) and not graph.effects:
-        return graph
     found = Graph()
     copies = {n: found.param(n.spec) for n in graph.params}
     _copy(topological(graph.outputs), copies, found, set())
@@ -314,6 +316,10 @@ def call(
 def loop(what: Loop, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The last carried values and the stacked results, for the initial carried values, the scanned
     arrays and the fixed values."""
+    scanned = inputs[what.carried : what.carried + what.scanned]
+    counted = what.cond is None and what.length is None
+    if counted and not any(x.spec.is_stack for x in scanned):  # stacks that have left their graph
+        what = replace(what, length=scanned[0].shape[0])
 
     def vjp(grads: Grads, results: list[Tensor], inputs: Sequence[Tensor]) -> Grads:
         from .reversal import LoopGradient  # which is built on this module

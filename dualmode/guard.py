@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import errors, lines
-from .errors import SideEffectError, SideEffectWarning, Site
-from .reach import CONTAINERS, ITERATORS, PLAIN, Reach, is_engine, is_generator, is_user, namespace
+from .errors import CONVERSION, SideEffectError, SideEffectWarning, Site, is_foreign
+from .reach import CONTAINERS, ITERATORS, PLAIN, Reach, is_engine, is_generator, namespace
 from .tensor import Operators, is_eager
 from .tracer import current_tracer
 
@@ -305,7 +305,8 @@ class Watch(Unwatched):
             return
         file = frame.f_code.co_filename
         site = errors.user_site()
-        if site and is_user(site[0]) and (is_user(file) or _AUTOGRAPH in file):
+        direct = not is_foreign(file) or file.startswith(CONVERSION)
+        if site and direct and not is_foreign(site[0]):
             self.findings.append(Finding(*found, site))
 
     def changed(self, arguments: Sequence[str]) -> None:
@@ -322,7 +323,6 @@ class Watch(Unwatched):
                     yield Finding(change.what, change.instead, site)
 
 
-_AUTOGRAPH = __file__.replace("guard.py", "autograph")
 _active = threading.local()
 
 

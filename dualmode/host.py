@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler.graph import running
-from dualmode_compiler.spec import Spec, default, uint8
+from dualmode_compiler.spec import Spec, uint8
 from dualmode_compiler.spec import dtype as as_dtype
 
 from . import errors, op
 from .eager import to_array
 from .errors import DTypeError, ShapeError
 from .op import Op, convert
-from .ops.logic import CAST
+from .ops.logic import strong
 from .ops.rules import broadcast_shapes
 from .tape import GradientTape
 from .tensor import Operators, Tensor
@@ -228,9 +228,10 @@ def numpy_function(
     Tout: Any,  # noqa: N803
     name: Any = None,
 ) -> Any:
-    """Call `func` with NumPy arrays each time the code runs; like `py_function`, no gradients.
+    """Call `func` with NumPy arrays each time the code runs; no gradients go through it.
 
-    The arrays are copies: `func` may write to them.
+    Arguments, result and errors are those of `py_function`, but that `func` takes one array per
+    input. The arrays are copies: `func` may write to them.
     """
     return _host("numpy_function", func, inp, Tout, tensors=False)
 
@@ -242,8 +243,7 @@ def _host(kind: str, func: Any, inp: Any, result: Any, tensors: bool) -> Any:
         raise errors.locate(
             TypeError(f"{kind}: inp is a list of tensors, not a {type(inp).__name__}; write [x]")
         )
-    xs = [convert(x) for x in inp]
-    xs = [CAST(x, dtype=default(x.dtype)) if x.weak else x for x in xs]
+    xs = [strong(x) for x in inp]
     single = not isinstance(result, list | tuple)
     declared = [result] if single else result
     outs = tuple(_declared(kind, d, xs) for d in declared)

@@ -13,8 +13,17 @@ from .branches import PRECISION, common
 from .errors import DTypeError, ShapeError, VariableError
 from .op import convert
 from .ops import creation, logic
-from .ops.logic import CAST
-from .subtrace import Subtrace, assign, assigned, labels, loop_operand, subtrace, union
+from .ops.logic import CAST, strong
+from .subtrace import (
+    Subtrace,
+    assign,
+    assigned,
+    describe,
+    labels,
+    loop_operand,
+    subtrace,
+    union,
+)
 from .tensor import Operators, Tensor
 from .tracer import Tracer
 
@@ -98,7 +107,7 @@ class State:
         if form != self.form:
             raise ShapeError(
                 "the loop variables change their structure: "
-                f"{_structure(self.form, self._leaves)} becomes {_structure(form, leaves)} "
+                f"{describe(self.form, self._leaves)} becomes {describe(form, leaves)} "
                 "after an iteration; let the body return what it takes"
             )
         specs = iter(before)
@@ -165,18 +174,6 @@ def _dtype(x: Any) -> DType:
 
 def _equal(x: Any, y: Any) -> bool:
     return type(x) is type(y) and bool(x == y)
-
-
-class _Plain(str):
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _structure(form: Any, leaves: Sequence[Any]) -> str:
-    words = [_Plain(x.spec if isinstance(x, Tensor) else repr(x)) for x in leaves]
-    return str(tree.unflatten(form, words))
 
 
 def as_tuple(x: Any, count: int) -> Values:
@@ -274,7 +271,7 @@ def scan(
     trace, outputs, y = _trace_body(state, run, specs)
     leaves, y_form = tree.flatten(y)
     with op.mode(trace.tracer):
-        stacked = [trace.tracer.node(_plain(x)) for x in leaves]
+        stacked = [trace.tracer.node(strong(x)) for x in leaves]
     variables = assigned([trace])
     fixed = union([trace], variables)
     numbers = range(count, count + len(entries))
@@ -291,12 +288,6 @@ def scan(
     assign(variables, found[count : len(outputs)])
     carry = state.build(found[:count])
     return carry, tree.unflatten(y_form, found[len(outputs) :])
-
-
-def _plain(x: Any) -> Tensor:
-    """A stacked value as a tensor; Python numbers are float32 and int32."""
-    x = convert(x)
-    return CAST(x, dtype=default(x.dtype)) if x.weak else x
 
 
 def _trace_body(
@@ -329,5 +320,5 @@ def settle(state: State, run: Callable[..., tuple[Any, Any]], entries: Sequence[
         trace, _, rest = _trace_body(state, run, entries)
         leaves, form = tree.flatten(rest)
         with op.mode(trace.tracer):
-            found = [_plain(x).spec for x in leaves]
+            found = [strong(x).spec for x in leaves]
     return tree.unflatten(form, [creation.zeros((0, *s.shape), dtype=s.dtype) for s in found])

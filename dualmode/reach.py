@@ -9,9 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import itertools
-import os
 import sys
-import sysconfig
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import (
@@ -27,14 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import _INTERNAL
+from .errors import is_foreign
 from .tensor import Operators
 
-_LIBRARIES = tuple(
-    os.path.abspath(path) + os.sep
-    for key, path in sysconfig.get_paths().items()
-    if key in ("stdlib", "platstdlib", "purelib", "platlib")
-)
 _LIMIT = 5000  # objects
 _ITEMS = 256  # of one container that are visited
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -52,18 +45,12 @@ _GENERATORS = {
 
 
 @functools.cache
-def is_user(file: str) -> bool:
-    """Whether code in `file` is the user's own."""
-    return not file.startswith("<frozen") and not os.path.abspath(file).startswith(
-        (*_INTERNAL, *_LIBRARIES)
-    )
-
-
-@functools.cache
 def _user_module(name: str) -> bool:
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
-    return is_user(file) if file else name == "__main__" or name not in sys.builtin_module_names
+    if file:
+        return not is_foreign(file)
+    return name == "__main__" or name not in sys.builtin_module_names
 
 
 def is_engine(x: Any) -> bool:
@@ -138,7 +125,7 @@ class Reach:
         wrapped = vars(function).get("__wrapped__")
         if wrapped is not None:
             self._work.append((function.__name__, wrapped))
-        if not is_user(code.co_filename):
+        if is_foreign(code.co_filename):
             return
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             self.cells.append((name, cell))

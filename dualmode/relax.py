@@ -19,6 +19,7 @@ from dualmode_compiler.spec import Spec
 from dualmode_compiler.verify import InvalidGraph, verify
 
 from . import errors
+from .errors import Site
 from .fit import Fitter, Form, Unfit
 from .signature import Key
 from .sizes import Event
@@ -26,7 +27,6 @@ from .templates import At, Constant, Followed, GraphTemplate, Outcome, Parts
 from .trace import Result, Trace
 
 _SPECIAL = (0, 1)  # sizes for which shapes follow other rules
-Site = tuple[str, int]
 
 
 class NotAlike(Exception):
@@ -222,7 +222,7 @@ class Learned:
             numbers.follow(column, fitter.fit(column))
         aligner = _Aligner(numbers)
         self._shapes = {
-            k: aligner.value([_spec(t.key, k).shape for t in traces])
+            k: aligner.value([t.key.spec(k).shape for t in traces])
             for k in dict.fromkeys(k for k, _ in axes)
         }
         self._outcomes = _outcomes(aligner, numbers, [t.events for t in traces])
@@ -241,7 +241,7 @@ class Learned:
             raise Unfit("sizes 0 and 1 follow rules of their own")
         at = At(sizes)
         for k, shape in self._shapes.items():
-            if at.fill(shape) != _spec(key, k).shape:
+            if at.fill(shape) != key.spec(k).shape:
                 raise Unfit("sizes that have always been equal are not")
         events = [e.event(at) if isinstance(e, Outcome) else e for e in self._outcomes]
         try:
@@ -268,14 +268,8 @@ def varying(keys: Sequence[Key]) -> list[tuple[int, int]]:
     ]
 
 
-def _spec(key: Key, k: int) -> Spec:
-    spec = key.leaves[k]
-    assert isinstance(spec, Spec)
-    return spec
-
-
 def _size(key: Key, place: tuple[int, int]) -> int:
-    return _spec(key, place[0]).shape[place[1]]
+    return key.spec(place[0]).shape[place[1]]
 
 
 def _outcomes(

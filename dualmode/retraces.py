@@ -13,6 +13,7 @@ from . import errors
 from .concrete import Cost
 from .signature import Arguments, Identity, Key
 from .trace import Needs
+from .tree import Text
 
 WARN_AFTER = 5
 _SHOWN = 3
@@ -120,7 +121,7 @@ def _changes(arguments: Arguments, old: Key, new: Key, needs: Needs) -> list[Cha
         if gone or come:
             return [Change(_root([*come, *gone]), "structure", _listed(gone), _listed(come))]
         name = ", ".join(arguments.names)
-        return [Change(name, "structure", _Text(old.form), _Text(new.form))]
+        return [Change(name, "structure", Text(old.form), Text(new.form))]
     found = []
     values = dict(old.values), dict(new.values)
     rows = zip(arguments.paths(new.form), old.leaves, new.leaves, strict=True)
@@ -142,20 +143,11 @@ def _root(paths: Sequence[str]) -> str:
 
 
 def _listed(paths: Sequence[str]) -> Any:
-    return _Text(f"with {', '.join(paths)}" if paths else "without")
-
-
-class _Text(str):
-    """Prints without quotation marks."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
+    return Text(f"with {', '.join(paths)}" if paths else "without")
 
 
 def _shown(x: Any) -> Any:
-    return _Text(repr(x)) if not isinstance(x, Spec) else x
+    return Text(repr(x)) if not isinstance(x, Spec) else x
 
 
 def _kind(a: Any, b: Any) -> str:

@@ -199,6 +199,12 @@ class Key(NamedTuple):
         values = tuple((k, static_key(number_value(leaves[k]))) for k in positions)
         return self._replace(values=values)
 
+    def spec(self, k: int) -> Spec:
+        """The spec of argument `k`, which is traced."""
+        spec = self.leaves[k]
+        assert isinstance(spec, Spec)
+        return spec
+
     @property
     def stale(self) -> bool:
         """True where an argument known by identity is gone, so that no call can match again."""

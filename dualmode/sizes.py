@@ -68,7 +68,7 @@ def of(shape: tuple[int, ...]) -> Any:
     return shape if _log.events is None else tuple(map(Size, shape))
 
 
-def need_value(n: int) -> int:
+def need_value(n: Any) -> int:
     """`n` as a plain number, on which the code depends in a way that is not followed."""
     return _read(n)
 

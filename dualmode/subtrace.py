@@ -146,6 +146,11 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor]) -> None:
         state.mode.assign(variable, value)
 
 
+def describe(form: Any, leaves: Sequence[Any]) -> str:
+    """A structure for messages: the specs of its tensors, and its other values."""
+    return tree.describe(form, [str(x.spec) if isinstance(x, Tensor) else repr(x) for x in leaves])
+
+
 def labels(form: Any, names: Sequence[str] | None, other: str) -> list[str]:
     """What messages call the leaves of a sequence: `names[k]` within its part k, if given."""
     found = []

@@ -171,11 +171,6 @@ class GradientTape:
                 without gradients by its dtype.
             ShapeError: an output gradient that is not of its target's shape.
         """
-        if self._used and not self._persistent:
-            raise GradientError(
-                "gradient: this tape is used up; a tape gives one gradient unless it is made with "
-                "GradientTape(persistent=True)"
-            )
         if unconnected_gradients not in ("none", "zero"):
             raise ValueError(
                 f"gradient: unconnected_gradients is 'none' or 'zero', "
@@ -186,12 +181,7 @@ class GradientTape:
             raise GradientError(f"gradient: there is no tensor in the target, {target!r}")
         wanted = differentiable_leaves(sources, "gradient: a source")
         seeds = _seeds(target, targets, output_gradients)
-        entries, live = self._entries, self._live
-        if not self._persistent:
-            self._used = True
-            self._leave()
-            self._entries = []
-            self._live = {id(x): x for x in self.watched_variables()}
+        entries, live = self._use()
         watched = [x for x in wanted if id(x) in live]
         grads = _backward(list(entries), targets, seeds, watched)
         found = [grads.get(id(x)) for x in wanted]
@@ -201,6 +191,21 @@ class GradientTape:
                 for x, g in zip(wanted, found, strict=True)
             ]
         return tree.unflatten(tree.flatten(sources)[1], found)
+
+    def _use(self) -> tuple[list[_Entry], dict[int, Value]]:
+        """What was recorded, and what is followed; a tape that is not persistent forgets that."""
+        if self._used and not self._persistent:
+            raise GradientError(
+                "gradient: this tape is used up; a tape gives one gradient unless it is made with "
+                "GradientTape(persistent=True)"
+            )
+        entries, live = self._entries, self._live
+        if not self._persistent:
+            self._used = True
+            self._leave()
+            self._entries = []
+            self._live = {id(x): x for x in self.watched_variables()}
+        return entries, live
 
     def jacobian(
         self,

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler.graph import Graph, Node
-from dualmode_compiler.spec import Spec, default
+from dualmode_compiler.spec import Spec
 
 from . import op, sizes, tree
 from .eager import EAGER
 from .op import state
-from .ops.logic import CAST
+from .ops.logic import strong
 from .signature import Arguments, Key, number_value
 from .sizes import Event
 from .tensor import Tensor
@@ -50,9 +50,7 @@ class Result:
             if isinstance(x, Variable):
                 x = x.read_value()
             if isinstance(x, Tensor) and isinstance(x._value, Node):
-                if x.weak:
-                    x = CAST(x, dtype=default(x.dtype))
-                found.nodes.append(tracer.node(x))
+                found.nodes.append(tracer.node(strong(x)))
                 x = _Output(len(found.nodes) - 1)
             found.leaves.append(sizes.plain(x))
         return found

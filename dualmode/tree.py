@@ -78,6 +78,20 @@ def paths(form: Any, name: str = "") -> list[str]:
     return [accessor.codify(name) for accessor in form.accessors()]
 
 
+class Text(str):
+    """Words that print without quotation marks, in the place of a leaf."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def describe(form: Any, words: Iterable[str]) -> str:
+    """A structure as text, with one of `words` for each leaf: `(float32[2], {'n': 3})`."""
+    return str(unflatten(form, [Text(x) for x in words]))
+
+
 def spread(prefix: Any, structure: Any) -> list[Any]:
     """For each leaf of `structure` the value of `prefix`, a structure that is cut off higher up,
     above it. None is a value.

@@ -8,7 +8,16 @@ import numpy as np
 from hypothesis import strategies as st
 
 import dualmode as dm
-from dualmode.ops import creation, effects, indexing, joining, linalg, random, shape
+from dualmode.ops import (
+    creation,
+    effects,
+    indexing,
+    joining,
+    linalg,
+    random,
+    shape,
+    slicing,
+)
 from op_table import ALL, REAL, Array, Attrs, Draw, Row, Shape, any_shape, values
 
 _WIDTH = st.integers(0, 2)
@@ -205,15 +214,15 @@ ROWS = [
     Row(shape.PERMUTE_DIMS, dm.permute_dims, np.transpose, attrs=_permutation_attrs, **_MOVES),
     Row(shape.BROADCAST_TO, dm.broadcast_to, np.broadcast_to, attrs=_broadcast_attrs, **_MOVES),
     Row(
-        shape.SLICE,
+        slicing.SLICE,
         lambda x, key: x[key],
         lambda x, key: x[key],
         attrs=_slice_attrs,
         **_MOVES,
     ),
     Row(
-        shape.PAD,
-        lambda x, **attrs: shape.PAD(x, **attrs),
+        slicing.PAD,
+        lambda x, **attrs: slicing.PAD(x, **attrs),
         _pad_oracle,
         attrs=_pad_attrs,
         **_MOVES,

@@ -367,6 +367,15 @@ def test_no_iterations_and_no_entries() -> None:
     )
 
 
+def test_a_loop_within_a_loop_without_iterations() -> None:
+    def run(x: Any) -> Any:
+        grow = lambda y: dm.while_loop(lambda y: y < 9.0, lambda y: dm.sin(y) + 1.5 * y, y)  # noqa: E731
+        last = dm.while_loop(lambda y: y < 9.0, grow, x, maximum_iterations=0)
+        return last, dm.grad(lambda x: dm.while_loop(lambda y: y < 9.0, grow, x, 0))(x)
+
+    both(run, np.float32(0.5))
+
+
 def test_the_values_of_captured_numbers_are_known() -> None:
     """A Python number that the body needs the value of turns static."""
 

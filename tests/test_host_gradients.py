@@ -71,6 +71,18 @@ def test_forward_mode_through_forward_mode():
     np.testing.assert_allclose(dm.jvp(dm.remat(f), (0.7,), (1.0,))[1], dm.grad(f)(0.7), rtol=1e-5)
 
 
+def test_forward_mode_through_a_compiled_gradient_of_an_open_loop():
+    softened = dm.custom_gradient(lambda x: (dm.tanh(x), lambda g: g / dm.cosh(x) ** 2))
+
+    def f(x):
+        return dm.sum(WAYS["while"](softened(x)))
+
+    x = dm.asarray([0.2, 0.3])
+    _, expected = dm.jvp(dm.grad(f), (x,), (dm.ones(2),))
+    for g in (dm.function(dm.grad(f)), dm.grad(dm.function(f))):
+        np.testing.assert_allclose(dm.jvp(g, (x,), (dm.ones(2),))[1], expected, rtol=1e-4)
+
+
 def _elements():
     yield from (np.float32(k) for k in (1, 2, 3))
 
@@ -103,3 +115,17 @@ def test_a_gradient_does_not_ask_for_elements_again():
 
     with pytest.raises(dm.errors.GradientError, match="run a loop again .* known number of"):
         _slope(dm.function(branch), data)
+
+
+def test_a_gradient_taken_inside_is_differentiated_again():
+    def f(x):
+        y = dm.cond(x[0] > 0, lambda: dm.sin(_twice(x)) * x, lambda: x)
+        return dm.sum(y * y)
+
+    def slope(x):
+        return dm.sum(dm.grad(f)(x) ** 2)
+
+    def curvature(g):
+        return dm.grad(lambda x: dm.sum(dm.grad(g)(x)))(dm.asarray([0.3, 0.5]))
+
+    np.testing.assert_allclose(curvature(dm.function(slope)), curvature(slope), rtol=1e-4)

@@ -10,10 +10,7 @@ import pytest
 
 import dualmode as dm
 from dualmode.errors import GradientError, ShapeError
-
-MODES = [pytest.param(lambda f: f, id="eager"), pytest.param(dm.function, id="compiled")]
-both_modes = pytest.mark.parametrize("mode", MODES)
-Mode = Callable[[Any], Any]
+from modes import Mode, both_modes
 
 
 def array(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -16,21 +16,9 @@ from dualmode.errors import (
     ShapeError,
     TracedValueError,
 )
+from modes import Mode, array, both_modes, close
 
-MODES = [pytest.param(lambda f: f, id="eager"), pytest.param(dm.function, id="compiled")]
-both_modes = pytest.mark.parametrize("mode", MODES)
-Mode = Callable[[Any], Any]
 Pair = namedtuple("Pair", ["a", "b"])
-
-
-def array(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
-
-
-def close(actual: Any, expected: Any) -> None:
-    actual = np.asarray(actual)
-    assert actual.shape == np.shape(expected)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 # --- axes and structures ------------------------------------------------------------------------

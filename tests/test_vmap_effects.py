@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,20 +9,7 @@ import pytest
 
 import dualmode as dm
 from dualmode.errors import AssertionFailed, OutOfRangeError, VariableError
-
-MODES = [pytest.param(lambda f: f, id="eager"), pytest.param(dm.function, id="compiled")]
-both_modes = pytest.mark.parametrize("mode", MODES)
-Mode = Callable[[Any], Any]
-
-
-def array(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
-
-
-def close(actual: Any, expected: Any) -> None:
-    actual = np.asarray(actual)
-    assert actual.shape == np.shape(expected)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+from modes import Mode, array, both_modes, close
 
 
 @both_modes

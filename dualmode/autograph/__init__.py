@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ConversionError
 from . import conversion
 from .allowed import convert, do_not_convert
-from .calls import called, entry, keep
+from .calls import called
 from .passes import Unsupported
 from .source import SourceError
 
@@ -24,8 +24,6 @@ __all__ = [
     "called",
     "convert",
     "do_not_convert",
-    "entry",
-    "keep",
     "set_loop_options",
     "to_code",
 ]

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sysconfig
 from collections.abc import Callable
-from functools import cache
 from types import CodeType
 from typing import Any, TypeVar
-
-import dualmode_compiler
 
 from .. import errors
 from .source import ByCode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ENGINE = tuple(
-    os.path.dirname(os.path.abspath(p)) + os.sep
-    for p in (os.path.dirname(__file__), dualmode_compiler.__file__)
-)
 _asked: ByCode[str] = ByCode()  # not to be converted, or to be converted although installed
 
 # why the code of a function runs as it was written
@@ -27,29 +18,15 @@ unconverted: ByCode[str] = ByCode()
 kept: ByCode[str] = ByCode()  # by one @dm.function, others may convert it
 
 
-@cache
-def _installed() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    return tuple({paths[k] + os.sep for k in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
 def is_engine(code: CodeType) -> bool:
     """Whether this is code of the engine."""
-    return code.co_filename.startswith(_ENGINE)
-
-
-@cache
-def is_foreign_file(file: str) -> bool:
-    """Whether code of `file` is the engine's, Python's or that of an installed package."""
-    if file.startswith(_ENGINE):
-        return True
-    return file.startswith(("<frozen", *_installed()))
+    return code.co_filename.startswith(errors.ENGINE)
 
 
 def is_foreign(code: CodeType) -> bool:
     """Whether a function with this code is called as it is."""
     asked = _asked.get(code)
-    return asked == "keep" if asked else is_foreign_file(code.co_filename)
+    return asked == "keep" if asked else errors.is_foreign(code.co_filename)
 
 
 def do_not_convert(function: F) -> F:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import is_foreign
 from . import allowed, native
 from .source import ByCode, FunctionNode
 
@@ -190,11 +191,11 @@ def _as_it_is(x: Any) -> bool:
     if isinstance(x, list | tuple | dict):
         return all(map(_as_it_is, x.values() if isinstance(x, dict) else x))
     if isinstance(x, ModuleType):
-        return allowed.is_foreign_file(getattr(x, "__file__", None) or "<frozen")
+        return is_foreign(getattr(x, "__file__", None) or "<frozen")
     return kind.__module__ == "builtins" or _is_foreign_class(kind)
 
 
 def _is_foreign_class(kind: type) -> bool:
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None) or "<frozen"
-    return allowed.is_foreign_file(file)
+    return is_foreign(file)

@@ -11,6 +11,8 @@ from typing import Any
 from dualmode_compiler.graph import Node
 
 from .. import control
+from ..errors import ShapeError
+from ..ops import logic
 from ..tensor import Operators, Tensor
 from ..tracer import current_tracer
 
@@ -82,9 +84,6 @@ def condition(x: Any, what: str) -> Tensor | None:
     """
     if not is_unknown(x):
         return None
-    from ..errors import ShapeError
-    from ..ops import logic
-
     tensor = x._read()
     if tensor.ndim:
         raise ShapeError(

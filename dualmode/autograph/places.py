@@ -17,11 +17,10 @@ from typing import Any
 from dualmode_compiler.graph import Node
 
 from .. import tree
-from ..errors import locate
+from ..errors import is_foreign, locate
 from ..tensor import Operators, Tensor
 from ..tracer import Tracer, current_tracer
 from . import native
-from .allowed import is_foreign_file
 from .undefined import Undefined
 
 
@@ -166,7 +165,7 @@ _open = _Open()
 def _collections() -> list[tuple[str, Any, int]]:
     """The collections among the variables of the user's function, and their sizes."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and is_foreign_file(frame.f_code.co_filename):
+    while frame is not None and is_foreign(frame.f_code.co_filename):
         frame = frame.f_back
     found = () if frame is None else frame.f_locals.items()
     return [(name, x, len(x)) for name, x in found if type(x) in (list, set, deque)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import loops, tree
+from .. import loops, op, tree
 from ..errors import ShapeError, locate
 from ..ops import logic
 from ..tensor import Operators, Tensor
@@ -15,7 +15,17 @@ from ..tracer import current_tracer
 from . import elements, iterables, lists, native, places
 from .lists import Growing
 from .places import Place
-from .statements import Block, Diverged, Get, Set, brief, if_stmt, is_negation, placeholder
+from .statements import (
+    Block,
+    Diverged,
+    Get,
+    Set,
+    Variables,
+    brief,
+    if_stmt,
+    is_negation,
+    placeholder,
+)
 from .undefined import Undefined
 from .unrolling import Rounds, unrolled
 
@@ -49,9 +59,9 @@ def while_stmt(
         )
     limit = options.get("maximum_iterations")
     if acts:
-        _rotated(truth, test, body, get, put, names, limit)
+        _rotated(truth, test, body, Variables(get, put, names), limit)
     else:
-        _Loop(get, put, names).run_while(test, lambda _: body(), None, limit)
+        _Loop(Variables(get, put, names)).run_while(test, lambda _: body(), None, limit)
 
 
 def _watched_test(test: Callable[[], Any]) -> tuple[Any, bool]:
@@ -66,13 +76,7 @@ def _watched_test(test: Callable[[], Any]) -> tuple[Any, bool]:
 
 
 def _rotated(
-    truth: Any,
-    test: Callable[[], Any],
-    body: Block,
-    get: Get,
-    put: Set,
-    names: Sequence[str],
-    limit: int | None,
+    truth: Any, test: Callable[[], Any], body: Block, variables: Variables, limit: int | None
 ) -> None:
     """A loop whose condition does something, which has been evaluated once: the body evaluates it
     again at its end."""
@@ -82,13 +86,13 @@ def _rotated(
         body()
         truth = test()
 
-    def put_all(values: Sequence[Any]) -> None:
+    def put_truth(value: Any) -> None:
         nonlocal truth
-        *own, truth = values
-        put(own)
+        truth = value
 
-    truth = native.condition(truth, "the condition of `while`")
-    loop = _Loop(lambda: (*get(), truth), put_all, [*names, "the condition of `while`"])
+    name = "the condition of `while`"
+    truth = native.condition(truth, name)
+    loop = _Loop(variables.and_one(name, lambda: truth, put_truth))
     loop.run_while(lambda: truth, run, None, limit)
 
 
@@ -102,25 +106,26 @@ def for_stmt(
     options: Options,
 ) -> None:
     """`for item in iterated: body(item)`, which goes on while `extra_test()` holds."""
+    variables = Variables(get, put, names)
     if isinstance(iterated, iterables.Enumerated) and elements.is_dataset(iterated.inner):
-        _over_enumerated(iterated, extra_test, body, get, put, names)
+        _over_enumerated(iterated, extra_test, body, variables)
         return
     if current_tracer() is not None and elements.is_dataset(iterated):
-        _over_dataset(elements.Elements(iterated), extra_test, body, get, put, names)
+        _over_dataset(elements.Elements(iterated), extra_test, body, variables)
         return
     if current_tracer() is None or not iterables.is_native(iterated):
-        unrolled(iterated, extra_test, body, get, put, names)
+        unrolled(iterated, extra_test, body, variables)
         return
     steps = iterables.steps(iterated)
     limit = options.get("maximum_iterations")
     if limit is not None and isinstance(steps.length, int):
         steps.length = min(steps.length, int(limit))
     if "shape_invariants" in options:
-        unrolled(steps.unrolled(), extra_test, body, get, put, names)
+        unrolled(steps.unrolled(), extra_test, body, variables)
         return
     if isinstance(steps.length, int) and not steps.length:
         return
-    loop = _Loop(get, put, names, certain=isinstance(steps.length, int))
+    loop = _Loop(variables, certain=isinstance(steps.length, int))
     if isinstance(steps.length, int) and extra_test is None:
         loop.run_fixed(body, steps)
     else:
@@ -131,17 +136,15 @@ def _over_dataset(
     data: elements.Elements,
     extra_test: Callable[[], Any] | None,
     body: Callable[[Any], Any],
-    get: Get,
-    put: Set,
-    names: Sequence[str],
+    variables: Variables,
 ) -> None:
     if not data.kinds:
         return
     data.start()
-    loop = _Loop(get, put, names, certain=bool(data.count))
+    loop = _Loop(variables, certain=bool(data.count))
 
     def branch(test: Any, if_true: Block, if_false: Block) -> None:
-        if_stmt(test, if_true, if_false, get, put, names, len(names))
+        if_stmt(test, if_true, if_false, *variables, outputs=len(variables.names))
 
     def run(kind: Any) -> None:
         elements.choose(data, kind, body, branch)
@@ -160,9 +163,7 @@ def _over_enumerated(
     data: iterables.Enumerated,
     extra_test: Callable[[], Any] | None,
     body: Callable[[Any], Any],
-    get: Get,
-    put: Set,
-    names: Sequence[str],
+    variables: Variables,
 ) -> None:
     number = data.start
 
@@ -171,19 +172,12 @@ def _over_enumerated(
         body((number, element))
         number = number + 1
 
-    def put_all(values: Sequence[Any]) -> None:
+    def put_number(value: Any) -> None:
         nonlocal number
-        *own, number = values
-        put(own)
+        number = value
 
-    _over_dataset(
-        elements.Elements(data.inner),
-        extra_test,
-        count,
-        lambda: (*get(), number),
-        put_all,
-        [*names, "the number of the element"],
-    )
+    variables = variables.and_one("the number of the element", lambda: number, put_number)
+    _over_dataset(elements.Elements(data.inner), extra_test, count, variables)
 
 
 class _Again(Exception):
@@ -200,11 +194,11 @@ class _Loop:
         ends: values that are known behind it.
     """
 
-    def __init__(self, get: Get, put: Set, names: Sequence[str], certain: bool = False) -> None:
+    def __init__(self, variables: Variables, certain: bool = False) -> None:
         """`certain` says that there is an iteration."""
-        self._own_get, self._own_put, self.names = get, put, list(names)
+        self._own, self.names = variables, list(variables.names)
         self._places: list[Place] = []  # written by called functions
-        self._entry = get()
+        self._entry = variables.get()
         self._owned = len(self._entry)
         self._certain = certain
         self.first = list(self._entry)
@@ -213,10 +207,10 @@ class _Loop:
         self.ends: dict[int, bool] = {}
 
     def _get(self) -> tuple[Any, ...]:
-        return (*self._own_get(), *[p.get() for p in self._places])
+        return (*self._own.get(), *[p.get() for p in self._places])
 
     def _put(self, values: Sequence[Any]) -> None:
-        self._own_put(values[: self._owned])
+        self._own.put(values[: self._owned])
         for place, x in zip(self._places, values[self._owned :], strict=True):
             place.put(x)
 
@@ -405,8 +399,6 @@ class _Loop:
 
 def _zeros_outside(leaf: Any) -> Any:
     """A placeholder for `leaf`, a value of a body, outside of its trace."""
-    from .. import op
-
     if not isinstance(leaf, Tensor):
         return type(leaf)(0) if isinstance(leaf, bool | int | float | complex) else leaf
     with op.eagerly():

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dualmode_compiler.graph import Node
-from dualmode_compiler.spec import Spec, default, uint8
+from dualmode_compiler.spec import Spec, uint8
 
 from .. import op, tree
-from ..branches import branch
+from ..branches import branch, zero_number
 from ..errors import ShapeError, describe_site, locate, user_site
 from ..op import Op
 from ..ops import creation, logic
@@ -27,6 +28,24 @@ Block = Callable[[], Any]
 Get = Callable[[], tuple[Any, ...]]
 Set = Callable[[Sequence[Any]], None]
 LABELS = ("False", "True")
+
+
+class Variables(NamedTuple):
+    """What a block assigns: how to read and write these variables, and their names."""
+
+    get: Get
+    put: Set
+    names: Sequence[str]
+
+    def and_one(self, name: str, get: Callable[[], Any], put: Callable[[Any], None]) -> Variables:
+        """These, and another one at the end."""
+
+        def put_all(values: Sequence[Any]) -> None:
+            *own, last = values
+            self.put(own)
+            put(last)
+
+        return Variables(lambda: (*self.get(), get()), put_all, [*self.names, name])
 
 
 class Diverged(BaseException):
@@ -54,53 +73,64 @@ def if_stmt(
     if known is None:
         (body if test else orelse)()
         return
-    entry = get()
-    names = list(names)
-    loose = range(outputs, len(names))  # need not be alike
-    written: list[tuple[list[Place], list[Any]]] = []  # in each branch, with the values
-    site = describe_site(user_site())
+    _Branches(known, get, put, names, outputs).run(body, orelse)
 
-    def run(block: Block) -> Callable[[], tuple[Any, ...]]:
-        def traced() -> tuple[Any, ...]:
-            put([lists.fork(x) for x in entry])
-            never = False
-            with places.Written() as found:
-                try:
-                    with native.inside():
-                        block()
-                    values = tuple(get())
-                except Diverged:
-                    values, never = (_NEVER,) * len(entry), True
-                more = found.found(get, entry)
-            written.append((more, [_NEVER if never else p.get() for p in more]))
-            for place in more:
-                place.put(place.before)
-            return values
 
-        return traced
+class _Branches:
+    """One native `if`: the variables of its branches, and what these write elsewhere."""
 
-    elsewhere: dict[Any, Place] = {}
+    def __init__(
+        self, test: Tensor, get: Get, put: Set, names: Sequence[str], outputs: int
+    ) -> None:
+        self._test, self._get, self._put = test, get, put
+        self._entry = get()
+        self._names = list(names)
+        self._loose = range(outputs, len(names))  # need not be alike
+        self._site = describe_site(user_site())
+        # what each branch writes elsewhere, with the values; and all of these places
+        self._written: list[tuple[list[Place], list[Any]]] = []
+        self._elsewhere: dict[Any, Place] = {}
 
-    def adapt(traces: Sequence[Subtrace]) -> None:
-        elsewhere.update((p.key, p) for found, _ in written for p in found)
-        names.extend(p.name for p in elsewhere.values())
-        for trace, (found, values) in zip(traces, written, strict=True):
+    def run(self, body: Block, orelse: Block) -> None:
+        index = logic.cast(self._test, "int32")
+        blocks = [functools.partial(self._trace, block) for block in (orelse, body)]
+        try:
+            found = branch(index, blocks, (), LABELS, self._names, self._adapt)
+        except BaseException:
+            self._put(self._entry)
+            raise
+        own = len(self._entry)
+        self._put([lists.joined(x, y) for x, y in zip(self._entry, found[:own], strict=True)])
+        for place, x in zip(self._elsewhere.values(), found[own:], strict=True):
+            place.put(x)
+
+    def _trace(self, block: Block) -> tuple[Any, ...]:
+        """The variables behind a branch."""
+        self._put([lists.fork(x) for x in self._entry])
+        never = False
+        with places.Written() as written:
+            try:
+                with native.inside():
+                    block()
+                values = tuple(self._get())
+            except Diverged:
+                values, never = (_NEVER,) * len(self._entry), True
+            found = written.found(self._get, self._entry)
+        self._written.append((found, [_NEVER if never else p.get() for p in found]))
+        for place in found:
+            place.put(place.before)
+        return values
+
+    def _adapt(self, traces: Sequence[Subtrace]) -> None:
+        """Make results of what the branches write elsewhere, and all results alike."""
+        self._elsewhere.update((p.key, p) for found, _ in self._written for p in found)
+        self._names.extend(p.name for p in self._elsewhere.values())
+        for trace, (found, values) in zip(traces, self._written, strict=True):
             after = dict(zip([p.key for p in found], values, strict=True))
             row = tree.unflatten(trace.form, trace.leaves)
-            row += tuple(after.get(key, p.before) for key, p in elsewhere.items())
+            row += tuple(after.get(key, p.before) for key, p in self._elsewhere.items())
             trace.leaves, trace.form = tree.flatten(row)
-        _unify(traces, names, known, site, loose)
-
-    try:
-        found = branch(
-            logic.cast(known, "int32"), [run(orelse), run(body)], (), LABELS, names, adapt
-        )
-    except BaseException:
-        put(entry)
-        raise
-    put([lists.joined(before, x) for before, x in zip(entry, found, strict=False)])
-    for place, x in zip(elsewhere.values(), found[len(entry) :], strict=True):
-        place.put(x)
+        _unify(traces, self._names, self._test, self._site, self._loose)
 
 
 def _unify(
@@ -199,7 +229,7 @@ def placeholder(x: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         if leaf.weak:
-            return {"i": 0, "f": 0.0, "c": 0j, "b": False}[default(leaf.dtype).kind]
+            return zero_number(leaf)
         return creation.zeros(leaf.shape, dtype=leaf.dtype)
 
     return tree.map(zero, x)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 from .. import errors
 from ..errors import ConversionError, UnrollingWarning
 from . import native
-from .statements import Get, Set, if_stmt
+from .statements import Variables, if_stmt
 
 _MANY = 1_000  # iterations
 _TOO_MANY = 100_000
@@ -52,9 +52,7 @@ def unrolled(
     items: Iterable[Any],
     extra_test: Callable[[], Any] | None,
     body: Callable[[Any], Any],
-    get: Get,
-    put: Set,
-    names: Sequence[str],
+    variables: Variables,
 ) -> None:
     """Python's own `for`. Where a break depends on a tensor, the iterations behind it are
     branches."""
@@ -79,7 +77,7 @@ def unrolled(
                     )
                 )
             run = lambda item=item: body(item)  # noqa: E731
-            if_stmt(goes_on, run, lambda: None, get, put, names, len(names))
+            if_stmt(goes_on, run, lambda: None, *variables, outputs=len(variables.names))
         else:
             with native.unrolled():
                 body(item)

@@ -8,6 +8,7 @@ a gradient, keeps its values there as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dualmode_compiler import graph as ir
 from dualmode_compiler.graph import Graph, Node
@@ -21,6 +22,30 @@ from ..tensor import Tensor
 from ..tracer import Tracer, current_tracer
 from .walk import Batch, Value
 
+# the last carried values, the stacks, and which of their entries count
+Results = tuple[list[Value], list[Value], Tensor | None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A loop to run for all examples.
+
+    Attributes:
+        what: the loop for one example.
+        length: the greatest number of iterations, where it is known.
+        state, arrays, fixed: the carried values at first, the scanned arrays by iteration, and the
+            fixed values.
+        running: which entries of the arrays count, bool[iterations, size]. None: all.
+    """
+
+    batch: Batch
+    what: graphs.Loop
+    length: int | None
+    state: list[Value]
+    arrays: list[Value]
+    fixed: Sequence[Value]
+    running: Tensor | None
+
 
 def run_loop(batch: Batch, node: Node, inputs: Sequence[Value]) -> list[Value]:
     """The results of a LOOP node."""
@@ -30,11 +55,11 @@ def run_loop(batch: Batch, node: Node, inputs: Sequence[Value]) -> list[Value]:
     arrays = list(map(_entries_first, inputs[what.carried : ends], stacks))
     state, fixed = list(inputs[: what.carried]), inputs[ends:]
     running = next((v.running for v in arrays if v.running is not None), None)
-    run = _eager if current_tracer() is None else _Traced.run
     length = what.length
     if length is None and what.cond is None:
         length = arrays[stacks.index(True)].tensor.shape[0]
-    state, stacked, running = run(batch, what, length, state, arrays, fixed, running)
+    task = _Task(batch, what, length, state, arrays, fixed, running)
+    state, stacked, running = _eager(task) if current_tracer() is None else _Traced(task).run()
     specs = ir.results(node)[what.carried :]
     return [*state, *(_result(v, s, running) for v, s in zip(stacked, specs, strict=True))]
 
@@ -62,16 +87,9 @@ def _both(x: Tensor | None, y: Tensor | None) -> Tensor | None:
 # --- eagerly ------------------------------------------------------------------------------------
 
 
-def _eager(
-    batch: Batch,
-    what: graphs.Loop,
-    length: int | None,
-    state: list[Value],
-    arrays: list[Value],
-    fixed: Sequence[Value],
-    running: Tensor | None,
-) -> tuple[list[Value], list[Value], Tensor | None]:
-    """The last carried values, the stacks, and which of their entries count."""
+def _eager(task: _Task) -> Results:
+    batch, what, length, running = task.batch, task.what, task.length, task.running
+    state, arrays, fixed = task.state, task.arrays, task.fixed
     stacks: list[list[Value]] = [[] for _ in what.body.outputs[what.carried :]]
     counted: list[Tensor] = []  # for each iteration, the examples that have not ended the loop
     going = None
@@ -127,52 +145,31 @@ class _Traced:
         stacked: which stacks are mapped.
     """
 
-    def __init__(
-        self,
-        batch: Batch,
-        what: graphs.Loop,
-        specs: Sequence[Spec],
-        arrays: Sequence[Value],
-        fixed: Sequence[Value],
-        running: Tensor | None,
-    ) -> None:
-        self.batch, self.what, self.specs = batch, what, specs
-        self.arrays, self.fixed, self.running = arrays, fixed, running
-        self.mapped: list[bool] = []
+    def __init__(self, task: _Task) -> None:
+        self.batch, self.what, self.first = task.batch, task.what, task.state
+        self.arrays, self.fixed, self.running = task.arrays, task.fixed, task.running
+        self.specs = [n.spec for n in task.what.body.params[: task.what.carried]]
+        self.mapped = [v.mapped for v in task.state]
         self.ends_apart = False
         self.stacked: list[bool] = []
 
-    @staticmethod
-    def run(
-        batch: Batch,
-        what: graphs.Loop,
-        length: int | None,
-        state: list[Value],
-        arrays: list[Value],
-        fixed: Sequence[Value],
-        running: Tensor | None,
-    ) -> tuple[list[Value], list[Value], Tensor | None]:
-        """The last carried values, the stacks, and which of their entries count."""
-        specs = [n.spec for n in what.body.params[: what.carried]]
-        self = _Traced(batch, what, specs, arrays, fixed, running)
-        self.mapped = [v.mapped for v in state]
+    def run(self) -> Results:
+        batch, what, running = self.batch, self.what, self.running
         body = self._settled_body()
-        first = [batch.spread(v) if m else v for v, m in zip(state, self.mapped, strict=True)]
+        first = [batch.spread(v) if m else v for v, m in zip(self.first, self.mapped, strict=True)]
         inputs = [v.tensor for v in first]
-        cond = None
-        if what.cond is not None:
-            cond = self._cond()
+        cond = None if what.cond is None else self._cond()
         if self.ends_apart and what.cond is not None:
-            (holds,) = batch.run(what.cond, [*first, *fixed])
+            (holds,) = batch.run(what.cond, [*first, *self.fixed])
             going = _both(batch.spread(holds).tensor, batch.active)
             assert going is not None
             inputs.append(going)
         carried = len(inputs)
-        inputs += [v.tensor for v in arrays]
+        inputs += [v.tensor for v in self.arrays]
         inputs += [] if running is None else [running]
         scanned = len(inputs) - carried
         loop = graphs.Loop(body, carried, scanned, cond, what.length, what.reverse)
-        results = graphs.loop(loop, [*inputs, *batch.flat(fixed)])
+        results = graphs.loop(loop, [*inputs, *batch.flat(self.fixed)])
         values = [Value(x, m) for x, m in zip(results, self.mapped, strict=False)]
         ends = carried + len(self.stacked)
         stacks = [Value(x, m) for x, m in zip(results[carried:ends], self.stacked, strict=True)]

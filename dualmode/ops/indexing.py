@@ -20,7 +20,8 @@ from . import creation, logic, rules, shape
 from . import elementwise as ew
 from .effects import CHECK_INDICES, check_indices
 from .gather import SCATTER_ADD, SCATTER_SET, TAKE
-from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE, SLICE
+from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE
+from .slicing import SLICE
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

@@ -17,7 +17,8 @@ from .. import sizes
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert, promote, state
 from . import batch, rules, shape
-from .shape import BROADCAST_TO, RESHAPE, SLICE
+from .shape import BROADCAST_TO, RESHAPE
+from .slicing import SLICE
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

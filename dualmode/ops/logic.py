@@ -350,6 +350,12 @@ def cast(x: Any, dtype: Any) -> Tensor:
 astype = cast
 
 
+def strong(x: Any) -> Tensor:
+    """`x` as a tensor; a traced Python number takes the dtype that it has by itself."""
+    x = convert(x)
+    return CAST(x, dtype=specs.default(x.dtype)) if x.weak else x
+
+
 def _identity_is_nothing(node: Node, graph: Graph) -> Node | None:
     """identity(x) --> x"""
     return keeps(node.inputs[0], node)

@@ -24,7 +24,8 @@ from . import elementwise as ew
 from . import logic
 from . import math as dmath
 from .rules import no_gradient
-from .shape import RESHAPE, SLICE, less, to_shape
+from .shape import RESHAPE, less, to_shape
+from .slicing import SLICE
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

@@ -22,7 +22,8 @@ from . import batch, rules
 from .elementwise import square, subtract
 from .logic import EQUAL, astype, where
 from .math import sqrt
-from .shape import BROADCAST_TO, PAD, PERMUTE_DIMS, RESHAPE, SLICE
+from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE
+from .slicing import PAD, SLICE
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

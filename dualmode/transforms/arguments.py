@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dualmode_compiler.graph import Node
-from dualmode_compiler.spec import default
 
 from .. import tree
 from ..errors import GradientError
 from ..op import convert, state
-from ..ops.logic import IDENTITY
+from ..ops.logic import IDENTITY, strong
 from ..tensor import Tensor
 from ..tracer import current_tracer
 
@@ -67,7 +66,7 @@ def _source(x: Any, where: str) -> Tensor:
             f"{where} is {found.spec}, which has no derivatives; make it floating, as by "
             "dm.cast(x, 'float32'), or choose other arguments with argnums="
         )
-    return copy(convert(found, default(found.dtype)) if found.weak else found)
+    return copy(strong(found))
 
 
 def copy(x: Tensor) -> Tensor:

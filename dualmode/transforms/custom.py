@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler.graph import PARAM, Graph, Node
-from dualmode_compiler.spec import Spec, default
+from dualmode_compiler.spec import Spec
 
 from .. import graphs, op, tree
 from ..autograph.calls import converted_call
 from ..errors import GradientError, ShapeError, require_function
 from ..op import Op, convert, dtype_of, state
 from ..ops import creation
+from ..ops.logic import strong
 from ..tape import UserVjp
 from ..tensor import Tensor
 from ..tracer import Tracer, current_tracer
@@ -88,12 +89,6 @@ def _pair(f: Callable[..., Any], result: Any) -> tuple[Any, Any]:
             f"part is a function, not a {type(result).__name__}"
         )
     return result
-
-
-def strong(x: Any) -> Tensor:
-    """`x` as a tensor of a dtype of its own."""
-    x = convert(x)
-    return convert(x, default(x.dtype)) if x.weak else x
 
 
 class _Reads:
@@ -173,10 +168,7 @@ class _Rule:
 
     def __call__(self, grads: Gradients) -> list[Tensor | None]:
         """The gradients of the sources from those of the results."""
-        upstream = [
-            creation.zeros(s.shape, dtype=s.dtype) if g is None else g
-            for s, g in zip(self.results, grads, strict=True)
-        ]
+        upstream = _filled(grads, self.results)
         of_variables: list[Any] = []
         if self.variables:
             named = {"variables": list(self.variables)}
@@ -218,6 +210,14 @@ class _Rule:
                 f"{self.name}: the gradient {g.spec} is not of the shape of its {what}, {x.spec}"
             )
         return g
+
+
+def _filled(grads: Gradients, specs: Sequence[Spec]) -> list[Tensor]:
+    """`grads`, with zeros where there is none."""
+    return [
+        creation.zeros(s.shape, dtype=s.dtype) if g is None else g
+        for s, g in zip(specs, grads, strict=True)
+    ]
 
 
 def _smooth(x: Any) -> bool:
@@ -327,10 +327,7 @@ class _Step:
         if self._error is not None:
             raise self._error
         assert self._graph is not None
-        upstream = [
-            creation.zeros(s.shape, dtype=s.dtype) if g is None else g
-            for s, g in zip(self._specs, grads, strict=True)
-        ]
+        upstream = _filled(grads, self._specs)
         ends = len(self._specs) + len(self._some)
         known = operands[ends:] if self._rule is None else self._computed(self._rule, operands)
         values = graphs.replay(self._graph, [*upstream, *known])

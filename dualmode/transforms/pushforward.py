@@ -53,8 +53,19 @@ def _push(what: str, f: Callable[..., Any], xs: Any, tangents: list[Tensor]) -> 
 def jacfwd(f: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
     """The Jacobian of `f` as a function, column by column in forward mode.
 
-    Best where the arguments have fewer elements than the result; see `jacobian`, which gives the
-    same.
+    Best where the arguments have fewer elements than the result; else see `jacobian`.
+
+    Args:
+        f: a function with floating results.
+        argnums: the positional argument, or a tuple of those, to differentiate by.
+
+    Returns:
+        A function of the same arguments that gives what that of `jacobian` does: for a result y and
+        an argument x dy/dx of shape [*y.shape, *x.shape].
+
+    Raises:
+        GradientError: when called, as for `jacobian`; or `f` has a custom gradient that is not
+            linear.
     """
     require_function("jacfwd", f)
 

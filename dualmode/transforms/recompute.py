@@ -16,12 +16,12 @@ from ..autograph.calls import converted_call
 from ..eager import Eager
 from ..errors import require_function
 from ..op import Mode, Op, Recorder, state
+from ..ops.logic import strong
 from ..subtrace import assign, assigned, operand, subtrace, union
 from ..tape import GradientTape, UserVjp
 from ..tensor import Operators, Tensor
 from ..tracer import current_tracer
 from ..variable import Variable
-from .custom import strong
 
 Gradients = Sequence[Tensor | None]
 
@@ -41,6 +41,11 @@ def remat(f: Callable[..., Any]) -> Callable[..., Any]:
 
     Returns:
         A function of the same arguments and results.
+
+    Raises:
+        TypeError: `f` is no function.
+        GradientError: when differentiated in a compiled function, where a loop of unknown length in
+            `f` calls Python functions without inputs: these would have to be called a second time.
     """
     require_function("remat", f)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import dualmode as dm
 from dualmode import op
-from dualmode.ops.shape import PAD, SLICE
+from dualmode.ops.slicing import PAD, SLICE
 from dualmode.tensor import Tensor
 from dualmode.tracer import Tracer
 from dualmode_compiler.graph import Graph

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import dualmode as dm
-from dualmode.ops.shape import PAD
+from dualmode.ops.slicing import PAD
 from dualmode_compiler import driver
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.interpret import Interpreter

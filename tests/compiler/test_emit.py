@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dualmode as dm
 from drawing import graphs
-from dualmode.ops.shape import PAD
+from dualmode.ops.slicing import PAD
 from dualmode_compiler import driver
 from dualmode_compiler.runtime.jit import Host
 from dualmode_compiler.spec import DTYPES

@@ -124,7 +124,7 @@ class _Loop:
         outputs = [
             self._slot(t, entry, index, b) for t, b in zip(targets, self.stacked, strict=True)
         ]
-        trips = UNKNOWN if self.length is None else self.length
+        trips = UNKNOWN if self.length is None else max(self.length, 1)
         start = f.totals.work
         _inner(
             self.scope, step, step.plans[0], [*states, *params, *self.fixed], outputs, weight=trips
@@ -136,7 +136,7 @@ class _Loop:
 
     def _look_for_signals(self, index: str, trips: int, work: float) -> None:
         """Once in a while, if the loop may be a long one; `work` is that of all iterations."""
-        f, each = self.f, max(work / (self.scope.weight * max(trips, 1)), 1)
+        f, each = self.f, max(work / (self.scope.weight * trips), 1)
         if self.length is not None and each * self.length < 16 * PATIENCE:
             return
         period = 1 << int(max(PATIENCE / each, 1)).bit_length() - 1
@@ -188,7 +188,7 @@ class _Loop:
             f.body += [f"  br i1 {more}, label %{on}, label %{done}", f"{on}:"]
         if self.cond:
             on, flag = f.name("more"), f.variable("i8")
-            trips = UNKNOWN if self.length is None else self.length
+            trips = UNKNOWN if self.length is None else max(self.length, 1)
             plan = self.step.plans[1]
             _inner(self.scope, self.step, plan, [*states, *self.fixed], [flag], weight=trips)
             byte = f.w.emit(f"load i8, ptr {flag}")

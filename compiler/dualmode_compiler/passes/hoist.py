@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 from .. import expr
 from ..expr import Axis, Buffer, Const, Expr, Load
@@ -24,12 +25,7 @@ def hoist(graph: Graph) -> Graph:
     and nodes that own graphs stay; so does what the host computes, which may raise, unless there
     certainly is an iteration.
     """
-    done: dict[Graph, Graph] = {}
-
-    def inner(sub: Graph) -> Graph:
-        if sub not in done:
-            done[sub] = hoist(sub)
-        return done[sub]
+    inner = cache(hoist)  # graphs that several nodes own stay one
 
     def replace(node: Node, inputs: list[Node], new: Graph) -> Results:
         attrs = dict(map_graphs(node.attrs, inner))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -19,12 +20,7 @@ def inline(graph: Graph) -> Graph:
     * a loop with one iteration that scans and stacks nothing: its body;
     * a loop with none: its initial values, and stacks of size 0.
     """
-    done: dict[Graph, Graph] = {}
-
-    def inner(sub: Graph) -> Graph:
-        if sub not in done:
-            done[sub] = inline(sub)
-        return done[sub]
+    inner = cache(inline)  # graphs that several nodes own stay one
 
     def replace(node: Node, inputs: list[Node], new: Graph) -> Results:
         body, args = _known(node, inputs)

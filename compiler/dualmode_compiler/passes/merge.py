@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from ..graph import COND, ITEM, Attrs, Graph, Node, map_graphs
@@ -22,12 +22,7 @@ def merge(graph: Graph) -> Graph:
     """
     while found := groups(graph):  # those that read merged ones may have equal inputs then
         graph = rebuild_owners(graph, partial(_merged, found, {}))
-    done: dict[Graph, Graph] = {}
-
-    def inner(sub: Graph) -> Graph:
-        if sub not in done:
-            done[sub] = merge(sub)
-        return done[sub]
+    inner = cache(merge)  # graphs that several nodes own stay one
 
     def replace(node: Node, inputs: list[Node], new: Graph) -> Results:
         attrs = map_graphs(node.attrs, inner)
