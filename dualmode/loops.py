@@ -63,8 +63,8 @@ class State:
         return any(self._numbers)
 
     def first(self) -> Any:
-        """The first values, as tensors."""
-        return tree.unflatten(self.form, map(self._tensor, range(len(self._leaves))))
+        """The first values, as tensors of their own, which tapes tell from those outside."""
+        return self.build([logic.identity(x) for x in self.tensors()])
 
     def tensors(self) -> list[Tensor]:
         """Those of the first values that are tensors."""

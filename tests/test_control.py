@@ -300,6 +300,19 @@ def test_code_around_effects_is_not_fused_across_them(capfd: Any) -> None:
     assert lines[:4] == lines[4:]
 
 
+def test_watching_a_loop_variable_is_not_watching_what_it_started_from() -> None:
+    def program(x: Any) -> Any:
+        def body(i: Any, y: Any) -> Any:
+            with dm.GradientTape() as tape:
+                tape.watch(y)
+                z = dm.sum(y * y * x)
+            return i + 1, y + tape.gradient(z, y)
+
+        return dm.fori_loop(0, 2, lambda i, y: body(i, y)[1], x)
+
+    both(program, X)
+
+
 def test_gradients_do_not_print_again(capfd: Any) -> None:
     def program(x: Any) -> Any:
         def body(i: Any, y: Any) -> Any:
