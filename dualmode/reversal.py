@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dualmode_compiler.graph import Graph
+from dualmode_compiler.spec import Spec, int64
 
 from . import op
 from .graphs import Gradient, Grads, Loop, extract, loop, replay
@@ -73,6 +74,9 @@ class LoopGradient:
             [*start, *arrays, *(inputs[n.attr("index")] for n in self.constants)],
         )
         found = dict(zip([*self.moving, *self.fixed, *self.scanned], results, strict=True))
+        for k in self.scanned:  # the loop may have ended before it took all entries of an array
+            if found[k].spec.is_stack and not inputs[k].spec.is_stack:
+                found[k] = _padded(found[k], inputs[k])
         return [found.get(k) for k in range(len(inputs))]
 
     def _stacks(self) -> list[Tensor]:
@@ -109,6 +113,19 @@ class LoopGradient:
             outputs += [elementwise.add(x, of[k]) for k, x in zip(self.fixed, sums, strict=True)]
             outputs += [of[k] for k in self.scanned]
             return tracer.finish([tracer.node(x) for x in outputs])
+
+
+def _padded(stack: Tensor, like: Tensor) -> Tensor:
+    """An array of the shape of `like` that starts with the entries of `stack`, and goes on with
+    zeros."""
+    tracer = Tracer()
+    with op.mode(tracer):
+        out, at = tracer.param(like.spec), tracer.param(Spec((), int64))
+        entry = tracer.param(Spec(like.shape[1:], like.dtype))
+        outputs = [out.at[at].set(entry), at + 1]
+        body = tracer.finish([tracer.node(x) for x in outputs])
+    start = [_zeros(like), creation.zeros((), dtype=int64)]
+    return loop(Loop(body=body, carried=2, scanned=1), [*start, stack])[0]
 
 
 def _zeros(x: Tensor) -> Tensor:

@@ -380,6 +380,27 @@ def test_no_iterations_and_no_entries() -> None:
     )
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("x", [[0.1, 0.2, 0.3], [2.0, 1.0, 1.0], [0.9, 0.9, 3.0]])
+def test_entries_that_a_loop_leaves_out_have_gradients_of_zero(x: list[float], order: int) -> None:
+    def total(x: Any) -> Any:
+        s = dm.sum(x) * 0.0
+        for entry in x:
+            s = s + entry * entry
+            if s > 1.0:
+                break
+        return s
+
+    gradient: Any = dm.grad(total)
+    if order == 2:
+        first = gradient
+        gradient = dm.grad(lambda x: dm.sum(first(x) ** 2))
+    read = 3 if x[0] < 0.5 else 1 if x[0] > 1 else 2
+    factor = 2 if order == 1 else 8
+    expected = [factor * v if k < read else 0.0 for k, v in enumerate(x)]
+    np.testing.assert_allclose(both(gradient, np.array(x, np.float32)), expected, rtol=1e-6)
+
+
 def test_a_loop_within_a_loop_without_iterations() -> None:
     def run(x: Any) -> Any:
         grow = lambda y: dm.while_loop(lambda y: y < 9.0, lambda y: dm.sin(y) + 1.5 * y, y)  # noqa: E731
