@@ -7,20 +7,23 @@ tape it is recorded as one entry, whose gradient is again such a function: so to
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from dualmode_compiler.graph import CONST, Graph, Node
 from dualmode_compiler.interpret import Interpreter
+from dualmode_compiler.runtime.layout import MISS
 
-from . import config
+from . import config, errors, native
 from .again import calls_in_open_loops
 from .graphs import Gradient, extract, record, replay
+from .memory import Memory
 from .op import state
 from .tensor import Tensor
 from .tracer import current_tracer
+from .variable import LAYOUT
 
 lock = threading.RLock()  # one trace or compilation at a time
 
@@ -29,48 +32,54 @@ def compile_graph(graph: Graph, name: str) -> Any:
     """The executable of `graph` by `config.backend`: its `run(arrays)` gives outputs and states."""
     stacks = any(n.spec.is_stack for n in (*graph.params, *graph.outputs))
     if config.backend == "interpret" or stacks:
-        from dualmode_compiler.passes.merge import merge
-
-        return Interpreter(merge(graph))  # else a loop and its gradient's both run its effects
+        return _interpreter(graph)
     from dualmode_compiler import driver
 
-    return driver.compile(graph, name=name)
+    return driver.compile(
+        graph,
+        name,
+        catalogue=native.catalogue(),
+        report=_check_budget,
+        optimization=config.optimization,
+    )
 
 
-@dataclass(frozen=True)
-class Memory:
-    """The memory of one run of a compiled function in bytes, as planned at its compilation.
+def _interpreter(graph: Graph) -> Interpreter:
+    from dualmode_compiler.passes.merge import merge
 
-    Attributes:
-        arguments: what it reads: arguments, Variables and captured arrays.
-        results: what it gives; new values of Variables are written over the old ones.
-        scratch: values in between, at offsets given by lifetimes; but for what a loop keeps of a
-            number of iterations that is not known. 0 with the backend "interpret", which plans
-            nothing.
-        kept: what a tape around the call keeps of it until the gradient is computed; but for
-            what loops keep of a number of iterations that is not known.
-    """
+    return Interpreter(merge(graph))  # else a loop and its gradient's both run its effects
 
-    arguments: int
-    results: int
-    scratch: int
-    kept: int
 
-    @property
-    def peak(self) -> int:
-        """All that exists at once while it runs, with no tape around the call."""
-        return self.arguments + self.results + self.scratch
+def _check_budget(executable: Any) -> None:
+    """Warn where compilation took longer than the user wants it to."""
+    seconds: dict[str, float] = executable.seconds
+    total = sum(seconds.values())
+    if not 0 < config.compile_budget < total:
+        return
+    longest = sorted(seconds, key=lambda stage: seconds[stage], reverse=True)[:3]
+    where = ", ".join(f"{stage} {seconds[stage]:.1f} s" for stage in longest)
+    warnings.warn(
+        f"{executable.name}: compiling took {total:.1f} s, more than the compile_budget of "
+        f"{config.compile_budget:g} s: {where}; {len(executable.traced.nodes())} operations. Loops "
+        "that Python unrolls make graphs long: dm.scan or dm.fori_loop is compiled once",
+        errors.CompilationWarning,
+        stacklevel=2,
+    )
 
 
 class GraphFunction:
     """`graph` as a function of one tensor per parameter.
 
     Its results are the graph's outputs, then the new values of its updated states.
+
+    Args:
+        own: nobody else binds its executable, so calls may go to an entry of its own.
     """
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, own: bool = False) -> None:
         self.graph = graph
         self.name = name
+        self._own = own
         self._executable: Any = None
         self._pullbacks: dict[tuple[bool, ...], _Pullback] = {}
 
@@ -87,16 +96,27 @@ class GraphFunction:
                     self._executable = compile_graph(self.graph, self.name)
         return self._executable
 
+    def prepare(self, order: Sequence[int]) -> None:
+        """Make the executable without keeping other threads from tracing.
+
+        Args:
+            order: the parameters that it will be bound to first, those of the call and the states.
+        """
+        executable = compile_graph(self.graph, self.name)
+        if hasattr(executable, "prepare"):
+            executable.prepare(order)
+        with lock:
+            self._executable = self._executable or executable
+
+    def interpreted(self) -> GraphFunction:
+        """The same, computed op by op."""
+        made = GraphFunction(self.graph, self.name)
+        made._executable = _interpreter(self.graph)
+        return made
+
     def memory(self) -> Memory:
         """See `Memory`."""
-        graph = self.graph
-        kept = self._forward.graph.outputs[len(graph.outputs) :]
-        return Memory(
-            arguments=sum(n.spec.nbytes for n in graph.params),
-            results=sum(n.spec.nbytes for n in graph.outputs),
-            scratch=getattr(self.executable, "arena", 0),
-            kept=sum(n.spec.nbytes for n in kept if not n.spec.is_stack),
-        )
+        return Memory(self.name, self.graph, self.executable, lambda: self._forward.graph)
 
     def __call__(self, args: Sequence[Tensor]) -> list[Tensor]:
         if current_tracer() is not None:
@@ -106,7 +126,21 @@ class GraphFunction:
             return self._record(args)
         return self._run(args)
 
+    @cached_property
+    def _entry(self) -> Any:
+        """What takes the parameters as they are and may miss; None where there is no such entry."""
+        params, executable = self.graph.params, self.executable
+        unfit = self.graph.updates or any(n.spec.weak for n in params)
+        if not self._own or unfit or not hasattr(executable, "bind"):
+            return None
+        with lock:
+            native = config.entry == "native"
+            return executable.bind(LAYOUT, range(len(params)), (), (), "tuple", native=native)
+
     def _run(self, args: Sequence[Tensor]) -> list[Tensor]:
+        out: Any = MISS if self._entry is None else self._entry.call(*args)
+        if out is not MISS:
+            return list(out or ())
         outputs, states = self.executable.run([x._value for x in args])
         return [Tensor._wrap(a) for a in (*outputs, *states)]
 
@@ -147,6 +181,7 @@ class GraphFunction:
                 _interned=graph._interned,  # so that what is computed twice is one node
             ),
             self.name,
+            own=True,
         )
 
     def _pull_back(
@@ -182,7 +217,7 @@ class _Pullback:
         self._given = given
         self._sources = [g is not None for g in gradient.grads]
         self._cotangents = [used.index(c) if c in used else -1 for c in gradient.cotangents]
-        self._function = GraphFunction(backward, f"gradient of {function.name}")
+        self._function = GraphFunction(backward, f"gradient of {function.name}", own=True)
         index = {node: k for k, node in enumerate(gradient.cotangents)}
         count = len(gradient.cotangents)
         self._feeds = [index[n] if n in index else count + places[n] for n in used]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from . import __version__
+from .table import text_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,11 +23,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="train two models in both modes and compare them")
     demo.add_argument("--quick", action="store_true", help="fewer epochs")
     demo.add_argument("--plot", metavar="FILE.png", help="draw the loss curves to this file")
+    cache = commands.add_parser("cache", help="compiled code that is kept on disk")
+    cache.add_argument(
+        "action",
+        choices=["list", "clear", "path"],
+        help="show its entries, the latest used first; remove them all; say where it is",
+    )
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()
         return 2
+    if args.command == "cache":
+        return _cache(args.action)
     return _demo(args.quick, args.plot)
+
+
+def _cache(action: str) -> int:
+    from dualmode_compiler.runtime import cache
+
+    if action == "path":
+        print(cache.path())
+    elif action == "clear":
+        count = cache.clear()
+        print(f"{count} {'entry' if count == 1 else 'entries'} removed from {cache.path()}")
+    else:
+        entries = cache.entries()
+        rows = [(e.key, f"{e.size:,}", _when(e.used)) for e in entries]
+        if rows:
+            print("\n".join(text_table(("entry", "bytes", "last used"), rows)))
+        total = sum(e.size for e in entries)
+        print(f"{len(entries)} entries, {total / 2**20:.1f} MiB, in {cache.path()}")
+    return 0
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 def _demo(quick: bool, plot: str | None) -> int:

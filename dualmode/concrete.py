@@ -5,27 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.interpret import Interpreter
-from dualmode_compiler.runtime.layout import MISS, Layout
+from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import Spec
 
 from . import config, errors, sizes, tree, unpack
-from .callable import GraphFunction, Memory, lock
+from .background import Background
+from .callable import GraphFunction, lock
+from .donation import Donation
+from .memory import Memory
 from .op import convert, state
 from .signature import Arguments, Static, static_key
 from .tensor import Tensor
 from .trace import Trace
 from .tracer import current_tracer
-from .variable import Variable
+from .variable import LAYOUT, Variable
 
 _FREE = nullcontext()
 updating: list[None] = []  # by Python code, between reading variables and assigning to them
-LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")
 
 
 class Cost:
@@ -51,9 +54,17 @@ class ConcreteFunction:
             among the arguments.
         creates: True where variables were made while tracing.
         cost: the time that tracing and compiling took.
+        background: compile in another thread; until that is done, run op by op.
     """
 
-    def __init__(self, name: str, arguments: Arguments, traced: Trace) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: Arguments,
+        traced: Trace,
+        background: bool = False,
+        donate: frozenset[int] = frozenset(),
+    ) -> None:
         self.name = name
         self.trace = traced
         self.graph: Graph = traced.graph
@@ -74,7 +85,20 @@ class ConcreteFunction:
         self._static += self.key.values
         self._function = GraphFunction(self.graph, self.name)
         self._entry: Any = None
+        self._background = background
+        self._compilation: Background | None = None
         self._direct: dict[int, Callable[..., Any] | None] = {}
+        self._donation = self._donated(donate) if donate else None
+
+    def _donated(self, donate: frozenset[int]) -> Donation | None:
+        """What gives results the memory of the parameters numbered `donate`."""
+        paths, names = self.key.form.paths(), self._arguments.paths(self.key.form)
+        donated = {
+            place: names[k]
+            for place, k in enumerate(self._traced)
+            if paths[k][0] == 0 and paths[k][1] in donate
+        }
+        return Donation(self.name, self.graph, self._params, donated) if donated else None
 
     @property
     def variables(self) -> list[Variable]:
@@ -101,8 +125,23 @@ class ConcreteFunction:
         """Run with these leaves of the arguments, which are of this signature."""
         inputs = [leaves[k] for k in self._traced]
         sizes.replay(self.trace.events)
-        if state.tapes or current_tracer() is not None or self.entry is None:
-            return self._run_on_tensors(inputs)
+        donation = self._donation if state.plain else None
+        if donation is not None and self.ready:
+            outputs = self._run_donating(donation, inputs)
+            if outputs is not None:
+                return self._result.build(outputs)
+        result = self._run(inputs)
+        if donation is not None:
+            donation.use_up(inputs)
+        return result
+
+    def _run(self, inputs: Sequence[Any]) -> Any:
+        if state.tapes or current_tracer() is not None:
+            return self._run_on_tensors(inputs, self._function)
+        if not self.ready:
+            return self._run_on_tensors(inputs, self._interpreted)
+        if self.entry is None:
+            return self._run_on_tensors(inputs, self._function)
         out = self._call(inputs)
         if out is MISS:  # an argument that has to be converted, or another call is under way
             arrays = [_array(x, self.name) for x in inputs]
@@ -111,9 +150,51 @@ class ConcreteFunction:
             outputs = (out,) if self._result.single else out
         return self._result.build(outputs)
 
+    @property
+    def ready(self) -> bool:
+        """Whether calls run compiled code. Where that is made in the background, the first question
+        begins it."""
+        if not self._background or self._entry is not None:
+            return True
+        if self._compilation is None:
+            self._compilation = Background(self._compile)
+        return self._compilation.done  # if it failed, the next call fails as well, and says why
+
+    def _compile(self) -> None:
+        """Make compiled code while other threads trace and run."""
+        donation = self._donation
+        donated = donation.params if donation else ()
+        order = [p for p in self._params if p not in donated]
+        order += [*(k for k, _ in self._states), *donated]
+        (donation.function if donation else self._function).prepare(order)
+        if donation is None:
+            _ = self.entry
+        else:
+            self._donating(donation)
+
+    @cached_property
+    def _interpreted(self) -> GraphFunction:
+        return self._function.interpreted()
+
+    def _donating(self, donation: Donation) -> Any:
+        """The entry that takes donated arguments; None where the backend has none."""
+        if donation.entry is None:
+            with lock:
+                donation.entry = self._bind(
+                    donation.function, "tuple", donation.params, donation.cells
+                )
+        return donation.entry
+
+    def _run_donating(self, donation: Donation, inputs: Sequence[Any]) -> list[Any] | None:
+        """The results, in the memory of donated arguments; None where that cannot be done now."""
+        if self._donating(donation) is None:
+            return None
+        with lock if updating and self.graph.updates else _FREE:
+            return donation.run(inputs)
+
     def attempt(self, leaves: Sequence[Any], form: Any) -> Any:
         """Run natively if these arguments are of this signature; else `MISS`. For eager calls."""
-        if form != self.key.form or self._entry is None:
+        if form != self.key.form or self._entry is None or self._donation is not None:
             return MISS
         for k, known in self._static:
             x = leaves[k]
@@ -134,24 +215,38 @@ class ConcreteFunction:
         """The compiled function's entry from Python; None where the backend has none."""
         if self._entry is None:
             with lock:
-                start = time.perf_counter()
-                executable = self._function.executable
-                if self._entry is None and hasattr(executable, "bind"):
-                    self._entry = executable.bind(
-                        LAYOUT,
-                        self._params,
-                        self._states,
-                        self._constants,
-                        "single" if self._result.single else "tuple",
-                        native=config.entry == "native",
-                    )
-                    self.cost.compile = time.perf_counter() - start
+                if self._entry is None:
+                    result = "single" if self._result.single else "tuple"
+                    self._entry = self._bind(self._function, result)
         return self._entry
+
+    def _bind(
+        self,
+        function: GraphFunction,
+        result: Literal["single", "tuple"],
+        donated: Sequence[int] = (),
+        cells: Sequence[Variable] = (),
+    ) -> Any:
+        """The entry of `function`, whose parameters `donated` are in the variables `cells`."""
+        start = time.perf_counter()
+        executable = function.executable
+        if not hasattr(executable, "bind"):
+            return None
+        entry = executable.bind(
+            LAYOUT,
+            [p for p in self._params if p not in donated],
+            [*self._states, *zip(donated, cells, strict=True)],
+            self._constants,
+            result,
+            native=config.entry == "native",
+        )
+        self.cost.compile = time.perf_counter() - start
+        return entry
 
     def direct(self, count: int) -> Callable[..., Any] | None:
         """What takes a call's `count` positional arguments as they are: the entry's call itself, or
         code that takes them apart; None where neither does."""
-        if self.entry is None:
+        if self._donation is not None or self.entry is None:
             return None
         if count not in self._direct:
             self._direct[count] = self._make_direct(count)
@@ -168,7 +263,7 @@ class ConcreteFunction:
         build = None if single else self._result.build
         return unpack.caller(form, defaults, self._static, self._traced, self.entry.call, build)
 
-    def _run_on_tensors(self, inputs: Sequence[Any]) -> Any:
+    def _run_on_tensors(self, inputs: Sequence[Any], function: GraphFunction) -> Any:
         graph = self.graph
         params: list[Any] = [None] * len(graph.params)
         tracing = current_tracer() is not None
@@ -184,23 +279,29 @@ class ConcreteFunction:
         with _turn() if graph.updates else _FREE:  # no thread's update is lost
             for k, variable in self._states:
                 params[k] = variable.read_value()
-            results = self._function(params)
+            results = function(params)
             held = dict(self._states)
             for (k, _), new in zip(graph.updates, results[outputs:], strict=True):
                 state.mode.assign(held[k], new)
         return self._result.build(results[:outputs])
 
     def explain(self) -> str:
-        """What one call runs, step by step: kernels, what each fuses, and calls back to NumPy."""
+        """What one call runs, step by step: kernels, what each fuses, and calls back to NumPy.
+
+        Of each kernel, the bytes that it moves, its arithmetic, and the time that this predicts
+        from what the machine was measured to do; and what it was not fused with, and why.
+        """
         executable = self._function.executable
         if isinstance(executable, Interpreter):
             return f"{self.name}: {len(self.graph.nodes())} nodes, run one by one by NumPy"
         from dualmode_compiler import driver
 
-        return driver.explain(executable)
+        return driver.explain(executable, costs=True)
 
     def memory(self) -> Memory:
         """The planned memory of one run, in bytes; see `Memory`."""
+        if self._donation is not None:
+            return self._donation.function.memory()
         return self._function.memory()
 
     def __repr__(self) -> str:

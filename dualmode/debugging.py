@@ -15,6 +15,7 @@ import numpy as np
 
 from dualmode_compiler.spec import dtype as as_dtype
 
+from . import config
 from . import op as op_module
 from .errors import AssertionFailed, DTypeError, ShapeError
 from .op import Op, convert, dtype_of, promote
@@ -321,12 +322,16 @@ def enable_check_numerics() -> None:
     Functions that are traced meanwhile keep the checks; those traced before have none. It is slow:
     for finding where a NaN comes from.
     """
-    Op.__call__ = _checked_call
+    if Op.__call__ is not _checked_call:
+        Op.__call__ = _checked_call
+        config.interpreted.append(None)  # so that every op goes through it
 
 
 def disable_check_numerics() -> None:
     """End what `enable_check_numerics` began."""
-    Op.__call__ = _plain_call
+    if Op.__call__ is _checked_call:
+        Op.__call__ = _plain_call
+        config.interpreted.pop()
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Eager mode: every op is computed by its NumPy kernel at once."""
+"""Eager mode: every op is computed at once, by native code where it has some, else by NumPy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from dualmode_compiler import spec as specs
+from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import DType, from_numpy
 
-from . import errors, sizes
+from . import errors, native, sizes
 from .errors import DTypeError
 from .op import Op, _State
 from .ops import joining, logic
@@ -56,11 +57,14 @@ _quiet = _Quiet()
 
 
 class Eager:
-    """The mode that computes with NumPy. It has no state: one object serves all threads."""
+    """The mode that computes at once. It has no state: one object serves all threads."""
 
     def execute(self, op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Tensor:
-        run = _user if op.effect else _quiet.run
         try:
+            out = native.attempt(op, args, attrs)
+            if out is not MISS:
+                return out
+            run = _user if op.effect else _quiet.run
             # most ops have one or two inputs: spelled out, they cost half
             if len(args) == 2:
                 x, y = args
@@ -78,6 +82,8 @@ class Eager:
         return tensor
 
     def convert(self, x: Any, dtype: DType | None = None) -> Tensor:
+        if type(x) is Tensor and (dtype is None or x.dtype is dtype):
+            return x
         if type(x) in _NUMBERS:
             return Tensor._wrap(to_array(x, dtype))
         if isinstance(x, Operators):
@@ -116,6 +122,7 @@ class Eager:
 
 EAGER = Eager()
 _State.mode = EAGER  # the default of every thread
+Op.make_native = staticmethod(native.make)
 
 
 def _explain(op: Op, args: tuple[Tensor, ...], attrs: dict[str, Any], error: Exception) -> NoReturn:

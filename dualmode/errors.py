@@ -144,6 +144,10 @@ class VariableError(Error, ValueError):
     """A variable that is created or changed where or how it cannot be."""
 
 
+class DonatedError(Error, RuntimeError):
+    """A tensor is used that was given away to a function, by `donate_argnums`."""
+
+
 class UndefinedError(Error, UnboundLocalError):
     """A variable that only one branch, or only a loop's body, assigns, and that is read behind."""
 
@@ -166,6 +170,10 @@ class UnrollingWarning(UserWarning):
 
 class RetracingWarning(UserWarning):
     """A function is traced again and again; the message says why, and how to mend it."""
+
+
+class CompilationWarning(UserWarning):
+    """Compiling a function took longer than `dm.config.compile_budget`."""
 
 
 def locate(error: E, site: Site | None = None) -> E:

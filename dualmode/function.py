@@ -10,16 +10,17 @@ import functools
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, overload
 
 from dualmode_compiler.runtime.layout import MISS
+from dualmode_compiler.runtime.vectorcall import Routable
 
 from . import config, tree
 from .autograph import calls
 from .callable import lock
-from .concrete import ConcreteFunction, updating
+from .concrete import LAYOUT, ConcreteFunction, updating
 from .config import detours
 from .errors import Site
 from .families import Families, probes
@@ -30,6 +31,7 @@ from .trace import Needs, Trace, trace
 from .tracer import current_tracer
 
 if TYPE_CHECKING:  # imported where it is used, to keep `import dualmode` short
+    from .memory import Memory
     from .retraces import Retrace, Specialization
 
 DERIVED = 64  # signatures that are kept though they were not traced; the others are made again
@@ -45,7 +47,18 @@ def _miss(*_: Any) -> Any:
     return MISS
 
 
-class Function:
+@functools.cache
+def _load() -> None:
+    """Load what first calls need, when there is a function to be called: programs that only compute
+    eagerly do without."""
+    from dualmode_compiler import driver  # noqa: F401
+
+    from . import guard  # noqa: F401
+
+    tree.load()
+
+
+class Function(Routable):
     """A compiled function; what `@function` makes. Call it like the Python function.
 
     Tensors, arrays and Python numbers are traced: a new shape or dtype makes a new trace, a new
@@ -59,7 +72,7 @@ class Function:
         retraces: why it was traced again, each time; the latest last.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_fast")  # a slot is read sooner than a dict
+    __slots__ = ("__dict__", "__weakref__", "_route")
 
     def __init__(
         self,
@@ -70,7 +83,10 @@ class Function:
         reduce_retracing: bool = False,
         strict: bool = False,
         autograph: bool = True,
+        background: bool = False,
+        donate_argnums: int | Sequence[int] = (),
     ) -> None:
+        _load()
         functools.update_wrapper(self, python_function)
         self.python_function = python_function
         self.name = name or getattr(python_function, "__name__", type(python_function).__name__)
@@ -80,7 +96,11 @@ class Function:
             "reduce_retracing": reduce_retracing,
             "strict": strict,
             "autograph": autograph,
+            "background": background,
+            "donate_argnums": donate_argnums,
         }
+        self._background = background
+        self._donate = self._arguments.numbered(donate_argnums, "donate_argnums")
         self._strict = strict
         self._effects: set[Site] = set()  # lines with side effects that were reported
         self._autograph = autograph
@@ -121,10 +141,19 @@ class Function:
                 return out
         concrete = self._concrete(self._arguments.key(form, leaves), leaves)
         out = concrete.run(leaves)
-        if eager:
+        if eager and concrete.ready:
             self._recent = concrete
-            self._fast = concrete.direct(len(args)) or _miss
+            self._go(concrete.direct(len(args)) or _miss)
         return out
+
+    def _go(self, fast: Callable[..., Any]) -> None:
+        """Try `fast` first in later calls. Where the interpreter allows that, such calls do not
+        come to `__call__` unless it misses."""
+        if fast is self._fast:
+            return
+        self._fast = fast
+        if config.entry == "native" and type(self) in _SKIPPED:
+            _router(type(self)).connect(self, fast)
 
     @property
     def _python(self) -> Callable[..., Any]:
@@ -155,6 +184,24 @@ class Function:
         """The trace for these arguments, made if need be. `TensorSpec`s may stand for tensors."""
         leaves, form = self._flatten(args, kwargs)
         return self._concrete(self._arguments.key(form, leaves), leaves)
+
+    def memory(self, *args: Any, **kwargs: Any) -> Memory:
+        """The planned memory of a call with these arguments, see `Memory`; `print` it. Without
+        arguments, of the only trace.
+
+        Raises:
+            ValueError: there are no arguments, and not one trace.
+        """
+        if args or kwargs:
+            return self.get_concrete_function(*args, **kwargs).memory()
+        known = [*self._traces.values(), *self._derived.values()]
+        traces = [c for c in known if isinstance(c, ConcreteFunction)]
+        if len(traces) != 1:
+            raise ValueError(
+                f"{self.name}.memory(): there are {len(traces)} traces; say for which arguments, "
+                f"as in {self.name}.memory(x)"
+            )
+        return traces[0].memory()
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
         leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
@@ -193,10 +240,13 @@ class Function:
             if made is None:
                 return self._families.needs(key)
             made.seconds = time.perf_counter() - start
-            concrete = self._derived[key] = ConcreteFunction(self.name, self._arguments, made)
+            concrete = self._derived[key] = self._bound(made)
             if len(self._derived) > DERIVED:
                 self._derived.popitem(last=False)
             return concrete
+
+    def _bound(self, made: Trace) -> ConcreteFunction:
+        return ConcreteFunction(self.name, self._arguments, made, self._background, self._donate)
 
     def _trace(self, key: Key, leaves: list[Any], needs: Needs) -> ConcreteFunction | Needs:
         with lock:
@@ -208,7 +258,7 @@ class Function:
             needs = self._tracing[key] = dict(needs)
             try:
                 made = self._run_trace(key, leaves, needs)
-                concrete = ConcreteFunction(self.name, self._arguments, made)
+                concrete = self._bound(made)
                 family = self._families.add(made)
                 if not family.learned:
                     self._probe(key, made, leaves)
@@ -310,6 +360,17 @@ class Function:
             method = self._methods[id(instance)] = _Method(self, instance)
         return MethodType(method, instance)
 
+    # --- like a Python function, it is copied and pickled by reference --------------------------
+
+    def __copy__(self) -> Function:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Function:
+        return self
+
+    def __reduce__(self) -> str:
+        return getattr(self, "__qualname__", self.name)
+
     def __repr__(self) -> str:
         traces = f"{self.trace_count} trace{'' if self.trace_count == 1 else 's'}"
         return f"<dm.Function {self.name}({', '.join(self._arguments.names)}): {traces}>"
@@ -342,6 +403,16 @@ class _Method(Function):
         return self._call(args, kwargs)
 
 
+_SKIPPED = {Function: 0, _Method: 1}  # arguments that compiled code does not get
+
+
+@functools.cache
+def _router(owner: type[Function]) -> Any:
+    from dualmode_compiler.runtime.entry_native import Router  # it loads what compiles code
+
+    return Router(owner, LAYOUT, detours, _SKIPPED[owner])
+
+
 @overload
 def function(python_function: Callable[..., Any], /) -> Function: ...
 @overload
@@ -352,6 +423,8 @@ def function(
     reduce_retracing: bool = False,
     autograph: bool = True,
     strict: bool = False,
+    background: bool = False,
+    donate_argnums: int | Sequence[int] = (),
     jit_compile: bool | None = None,
 ) -> Callable[[Callable[..., Any]], Function]: ...
 
@@ -365,6 +438,8 @@ def function(
     reduce_retracing: bool = False,
     autograph: bool = True,
     strict: bool = False,
+    background: bool = False,
+    donate_argnums: int | Sequence[int] = (),
     jit_compile: bool | None = None,
 ) -> Any:
     """Compile a function of tensors: `@dm.function`, or `@dm.function(name="step")`.
@@ -384,6 +459,14 @@ def function(
             random numbers by NumPy.
         autograph: convert the control flow of the code, and of what it calls, so that it may
             depend on tensors: see `dm.autograph`.
+        background: compile in another thread. Until that is done, calls compute what was traced op
+            by op, as eager mode does; Python's side effects do not come again. Calls under a tape
+            or within another function wait.
+        donate_argnums: the numbers of parameters (after `self`, in a method) whose tensors a call
+            uses up, as in JAX: results of the same shape and dtype take their memory. Any later use
+            of these tensors raises a DonatedError. Arrays that share memory with others are
+            copied, and NumPy arrays stay as they are. Nothing is donated under a tape, inside
+            another function, or without compilation.
         jit_compile: accepted as in TensorFlow 2; every function is compiled.
 
     Returns:
@@ -392,6 +475,7 @@ def function(
     Raises:
         TracedValueError: when called, where the code needs the value of a tensor (as in `float`).
         VariableError: when called, where a variable is created on a later call than the first.
+        ValueError: a number in `donate_argnums` is not that of a parameter.
     """
     make = functools.partial(
         Function,
@@ -400,6 +484,8 @@ def function(
         reduce_retracing=reduce_retracing,
         strict=strict,
         autograph=autograph,
+        background=background,
+        donate_argnums=donate_argnums,
     )
     return make if python_function is None else make(python_function)
 

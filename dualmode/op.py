@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from functools import cache, partial, wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import LowerRule
 from dualmode_compiler.graph import Rule
+from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import DType, Spec
 
 from . import config, sizes
@@ -64,6 +65,8 @@ class Op:
         effect: True where executing the op is visible from outside (print, assertion).
         batch: how it acts on arrays of examples, a rule of `ops.batch`, for `vmap`. None: it is
             executed for one example after another.
+        native: computes eager tensors without Python, or gives `MISS` where it cannot; it tells
+            no tape.
     """
 
     name: str
@@ -75,15 +78,98 @@ class Op:
     tolerance: Agreement = EXACT
     effect: bool = False
     batch: Callable[..., Tensor] | None = None
+    native: Callable[..., Any] = field(init=False)
+    # what makes `native`, for a number of operands; `eager` sets it
+    make_native: ClassVar[Callable[[Op, int], Callable[..., Any] | None]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "native", partial(_first, self))
 
     def __call__(self, *args: Tensor, **attrs: Any) -> Tensor:
-        out = state.mode.execute(self, args, attrs)
-        for tape in state.tapes:
-            tape.record(self, args, attrs, out)
+        out: Any = MISS if attrs else self.native(*args)
+        if out is MISS:
+            out = state.mode.execute(self, args, attrs)
+        if recording:
+            for tape in state.tapes:
+                tape.record(self, args, attrs, out)
         return out
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+def _first(op: Op, *args: Any) -> Any:
+    """The first call of an op's `native` that suits it makes it: that takes imports."""
+    if config.interpreted or not args:
+        return MISS
+    native = op.make_native(op, len(args))
+    out = MISS if native is None else native(*args)
+    if native is None or out is not MISS:
+        object.__setattr__(op, "native", native or _miss)
+    return out
+
+
+def _miss(*_: Any) -> Any:
+    return MISS
+
+
+def unary(op: Op) -> Callable[[Callable[[Any], Tensor]], Callable[[Any], Tensor]]:
+    """A public function of one operand that goes straight to the native code of `op`, and where
+    that cannot take the operand, the way that is written down."""
+
+    def decorate(general: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+        @wraps(general)
+        def call(x: Any) -> Tensor:
+            out = op.native(x)
+            if out is MISS:
+                return _missed(op, general, (x,))
+            return _recorded(op, (x,), out) if recording else out
+
+        return call
+
+    return decorate
+
+
+def binary(op: Op) -> Callable[[Callable[[Any, Any], Tensor]], Callable[[Any, Any], Tensor]]:
+    """`unary`, for two operands."""
+
+    def decorate(general: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+        @wraps(general)
+        def call(x: Any, y: Any) -> Tensor:
+            out = op.native(x, y)
+            if out is MISS:
+                return _missed(op, general, (x, y))
+            return _recorded(op, (x, y), out) if recording else out
+
+        return call
+
+    return decorate
+
+
+def _missed(op: Op, general: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
+    """What native code did not take: it gets the values of variables before `general` is asked."""
+    if not config.interpreted:  # no thread traces, and without tapes nobody hears of a read
+        args = _values(args) if recording else tuple([getattr(x, "_tensor", x) for x in args])
+        out = op.native(*args)
+        if out is not MISS:
+            return _recorded(op, args, out) if recording else out
+    return general(*args)
+
+
+def _values(xs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Variables are read; all else is as it was."""
+    return tuple([x.read_value() if hasattr(x, "read_value") else x for x in xs])
+
+
+def _recorded(op: Op, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """`out`, which `op` made of tensors and numbers, told to the tapes."""
+    tapes = state.tapes
+    if tapes and op.vjp is not None:
+        if not _alike(args):
+            args = promote(*args)
+        for tape in tapes:
+            tape.record(op, args, {}, out)
+    return out
 
 
 class Mode(Protocol):
@@ -167,10 +253,12 @@ class _State(threading.local):
     tapes: tuple[Recorder, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        before = self.plain
+        traced, taped = self.mode is not _State.mode, bool(self.tapes)
         super().__setattr__(name, value)
-        if self.plain != before:  # entries are alike, and so any thread may remove any
-            config.detours.append(None) if before else config.detours.pop()
+        traces, tapes = self.mode is not _State.mode, bool(self.tapes)
+        _count(config.interpreted, traced, traces)
+        _count(recording, taped, tapes)
+        _count(config.detours, traced or taped, traces or tapes)
 
     @property
     def plain(self) -> bool:
@@ -183,6 +271,13 @@ class _State(threading.local):
         return self.mode is _State.mode
 
 
+def _count(reasons: list[Any], before: bool, now: bool) -> None:
+    """Entries are alike, and so any thread may remove any."""
+    if before != now:
+        reasons.append(None) if now else reasons.pop()
+
+
+recording: list[None] = []  # an entry for each thread that has active tapes
 state = _State()
 
 
@@ -256,7 +351,7 @@ def promote(*xs: Any) -> tuple[Tensor, ...]:
     table. Casts are ops, so gradients pass through them."""
     if _alike(xs):
         return xs
-    xs = tuple([x.read_value() if hasattr(x, "read_value") else x for x in xs])  # variables
+    xs = _values(xs)
     if _alike(xs):
         return xs
     strong: DType | None = None

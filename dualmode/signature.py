@@ -253,6 +253,21 @@ class Arguments:
         bound.apply_defaults()
         return bound.args, bound.kwargs
 
+    def numbered(self, numbers: int | Sequence[int], what: str) -> frozenset[int]:
+        """`numbers` of positional parameters, those from the end being negative.
+
+        Raises:
+            ValueError: there is no such parameter.
+        """
+        given = [numbers] if isinstance(numbers, int) else list(numbers)
+        for n in given:
+            if not -self.positional <= n < self.positional:
+                raise ValueError(
+                    f"{self._name}(): {what}: there is no positional parameter {n}; it has "
+                    f"{self.positional}: {', '.join(self.names[: self.positional])}"
+                )
+        return frozenset(n % self.positional for n in given)
+
     def defaults(self, count: int) -> list[Any] | None:
         """What a call with `count` positional arguments leaves out of the ordinary ones; None where
         it does not fit them."""

@@ -311,18 +311,28 @@ def _backward(
     needed = set(keep)
     path: list[_Entry] = []
     for entry in entries:
-        if not needed.isdisjoint(map(id, entry[0])):
-            needed.update(map(id, entry[1]))
-            path.append(entry)
+        for x in entry[0]:
+            if id(x) in needed:
+                for y in entry[1]:
+                    needed.add(id(y))
+                path.append(entry)
+                break
     grads: dict[int, Tensor] = {}
     for t, seed in zip(targets, seeds, strict=True):
-        _accumulate(grads, t, seed)
+        _accumulate(grads, id(t), seed)
     while path:
         inputs, outputs, op, attrs, vjp = path.pop()
-        of_outputs = [_take(grads, y, keep) for y in outputs]
-        first = of_outputs[0]
-        if first is None and all(g is None for g in of_outputs):
-            continue
+        if len(outputs) == 1:  # as most have: spelled out, it costs half
+            key = id(outputs[0])
+            first = grads.get(key) if key in keep else grads.pop(key, None)
+            if first is None:
+                continue
+            of_outputs: list[Tensor | None] = [first]
+        else:
+            of_outputs = [_take(grads, id(y), keep) for y in outputs]
+            first = of_outputs[0]
+            if first is None and all(g is None for g in of_outputs):
+                continue
         of_inputs: Sequence[Any] = of_outputs
         if op is not None and op.vjp is not None:
             of_inputs = op.vjp(first, outputs[0], *inputs, **(attrs or {}))
@@ -330,16 +340,15 @@ def _backward(
             of_inputs = vjp(of_outputs)
         for x, g in zip(inputs, of_inputs, strict=True):
             if g is not None and id(x) in needed and x.dtype.is_inexact:
-                _accumulate(grads, x, g if isinstance(g, Tensor) else g())
+                _accumulate(grads, id(x), g if type(g) is Tensor else g())
     return {key: g for key, g in grads.items() if key in keep}
 
 
-def _take(grads: dict[int, Tensor], y: Tensor, keep: set[int]) -> Tensor | None:
-    """The gradient of `y`; dropped if nobody will ask for it again."""
-    key = id(y)
+def _take(grads: dict[int, Tensor], key: int, keep: set[int]) -> Tensor | None:
+    """The gradient by `key`; dropped if nobody will ask for it again."""
     return grads.get(key) if key in keep else grads.pop(key, None)
 
 
-def _accumulate(grads: dict[int, Tensor], x: Value, g: Tensor) -> None:
-    known = grads.get(id(x))
-    grads[id(x)] = g if known is None else elementwise.add(known, g)
+def _accumulate(grads: dict[int, Tensor], key: int, g: Tensor) -> None:
+    known = grads.get(key)
+    grads[key] = g if known is None else elementwise.add(known, g)

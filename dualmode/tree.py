@@ -25,6 +25,11 @@ def _optree() -> Any:
     return optree
 
 
+def load() -> None:
+    """Import optree now."""
+    _optree()
+
+
 def register_leaf(cls: type[Any]) -> type[Any]:
     """Keep dataclass `cls` whole: its instances are leaves. Usable as a decorator."""
     _whole.add(cls)

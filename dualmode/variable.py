@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from dualmode_compiler.runtime.layout import Layout
 from dualmode_compiler.spec import DType, Spec
 from dualmode_compiler.spec import dtype as as_dtype
 
@@ -135,3 +136,6 @@ class Variable(Operators):
         kind = "trainable" if self.trainable else "not trainable"
         start = f"<Variable {self.name} {self._spec} {kind}, "
         return start + np.array2string(self._tensor.numpy(), prefix=start) + ">"
+
+
+LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")

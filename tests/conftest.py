@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,13 @@ settings.load_profile(profile)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT), str(ROOT / "compiler"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+# Compiled code is kept apart from the user's own, in a directory that this run of the tests starts
+# with empty and that all its processes share: what one of them compiles, another one loads.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="dualmode-tests-")
+    os.environ["DUALMODE_CACHE_DIR"] = _cache.name
+dm.config.update(cache_dir=os.environ["DUALMODE_CACHE_DIR"])
 
 
 @pytest.fixture(autouse=True)

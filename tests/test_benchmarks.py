@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from benchmarks import contestants, fresh, measure, report, workloads
-from benchmarks.__main__ import NAMES, main
+from benchmarks import catalogue, contestants, fresh, measure, report
+from benchmarks.__main__ import main
 from benchmarks.contestants import OUR_COMPILED, OUR_EAGER, Contestant
 from benchmarks.measure import Result
+from benchmarks.suite import NAMES
 
 BRIEFLY = ("--threads", "1", "--seconds", "0.02", "--rounds", "2")
 
@@ -40,7 +41,9 @@ def test_run_measures_both_modes_and_numpy(capsys, tmp_path):
         ("tiny", "dualmode compiled"),
         ("add 4x4", "dualmode eager"),
         ("add 4x4", "numpy"),
+        ("add 4x4, tape", "dualmode eager"),
         ("x + y 4x4", "dualmode compiled"),
+        ("x + y 4x4, arrays", "dualmode compiled"),
         ("x + y of ten trees", "dualmode compiled"),
     }
     for r in found.values():
@@ -51,7 +54,7 @@ def test_run_measures_both_modes_and_numpy(capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(workloads.WORKLOADS))
+@pytest.mark.parametrize("name", sorted(catalogue.WORKLOADS))
 @pytest.mark.parametrize("who", ["torch", "jax", "tensorflow"])
 def test_peers_compute_the_same(name, who, capsys):
     if not contestants.installed([who]):
@@ -76,15 +79,17 @@ def test_memory_and_imports():
 
 
 def test_first_call_is_measured_once_in_each_process():
-    measured = fresh.first_calls([OUR_EAGER, OUR_COMPILED], threads=1, rounds=2)
-    assert [m.quantity for m in measured] == ["first call", "with imports"]
+    measured = fresh.first_calls(
+        [OUR_EAGER, OUR_COMPILED], threads=1, rounds=2, workloads=[catalogue.MNIST_MLP]
+    )
+    assert [m.quantity for m in measured] == ["mnist_mlp", "mnist_mlp with imports"]
     assert all(len(m.rounds) == 2 for m in measured)
     assert measured[0].value < measured[1].value
 
 
 def test_a_contestant_that_fails_leaves_the_others():
     broken = Contestant("broken", "", "dualmode", "no_such_module", "eager", "eager")
-    found = measure.run("tiny", (workloads.TINY,), [broken, OUR_COMPILED], 1, 0.01, 1)
+    found = measure.run("tiny", (catalogue.TINY,), [broken, OUR_COMPILED], 1, 0.01, 1)
     assert "no_such_module" in found[0].error and not found[0].blocks
     assert not found[1].error and len(found[1].blocks) == 1
     text = report.tables(found, [])
@@ -127,13 +132,13 @@ def test_list_names_all_workloads(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in NAMES) and "numpy" in out
-    assert set(workloads.ABOUT) == set(workloads.WORKLOADS)
+    assert set(catalogue.ABOUT) == set(catalogue.WORKLOADS)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["tinny"], "no workload 'tinny'; there are tiny, iris"),
+        (["tinny"], "no benchmark 'tinny'; there are tiny, iris"),
         (["tiny", "--peers", "mxnet"], "no peer 'mxnet'; there are numpy, torch"),
         (["tiny", "--threads", "0"], "--threads: numbers from 1 to"),
     ],

@@ -1,5 +1,7 @@
 """Random functions with Python control flow: both modes agree on values, gradients, variables.
 
+Each is compiled at a drawn optimisation level and runs with a drawn number of threads.
+
 A failing function is printed as Python source.
 """
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 import dualmode as dm
 from control_flow import check, define
+from levels import COMBINATIONS
 
 EXAMPLES = int(os.environ.get("DUALMODE_TEST_PROGRAMS", "0")) or 20
 
@@ -147,21 +150,23 @@ def texts(draw: Any) -> str:
     return "\n".join([*lines, "x = x + y * t + rows[0] * 0.1", "s = s + calls + box.count"])
 
 
+combinations = st.sampled_from(COMBINATIONS)
 quick = settings(
     max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
 @quick
-@given(texts())
-def test_values(text: str) -> None:
+@given(texts(), combinations)
+def test_values(text: str, settings: dict[str, Any]) -> None:
     note(text)
-    check(define(text, f"random {hash(text)}"), *INPUTS)
+    with dm.config.override(**settings):
+        check(define(text, f"random {hash(text)}"), *INPUTS)
 
 
 @quick
-@given(texts())
-def test_gradients(text: str) -> None:
+@given(texts(), combinations)
+def test_gradients(text: str, settings: dict[str, Any]) -> None:
     note(text)
     program = define(text, f"random {hash(text)}")
 
@@ -172,4 +177,5 @@ def test_gradients(text: str) -> None:
             loss = dm.sum(x_last) + s
         return loss, tape.gradient(loss, x, unconnected_gradients="zero")
 
-    check(gradient, *INPUTS)
+    with dm.config.override(**settings):
+        check(gradient, *INPUTS)

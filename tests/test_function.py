@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import threading
 import weakref
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 import dualmode as dm
-from dualmode_compiler.runtime import jit
 
 # bodies here count their traces
 pytestmark = pytest.mark.filterwarnings(
@@ -836,14 +834,3 @@ def test_executables_go_with_their_functions() -> None:
     del fn
     gc.collect()
     assert library() is None
-
-
-def test_linkers_go_with_what_they_have_linked() -> None:
-    code = jit.compile_text("define i32 @run(ptr %table) {\n ret i32 7\n}\n")
-    libraries = [jit.load(code, ["run"]) for _ in range(200)]
-    linkers = {weakref.ref(x._linker) for x in libraries}
-    assert 3 <= len(linkers) <= 5
-    assert jit.function(libraries[100]["run"], ctypes.c_int32, ctypes.c_void_p)(None) == 7
-    del libraries
-    gc.collect()
-    assert sum(r() is not None for r in linkers) <= 2  # with other code, and the latest

@@ -1,4 +1,7 @@
-"""Both modes agree: every op of the op table, eager against compiled, forward and gradient."""
+"""Both modes agree: every op of the op table, eager against compiled, forward and gradient.
+
+Each example draws an optimisation level and a number of threads.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 import dualmode as dm
 from dualmode_compiler import passes
 from dualmode_compiler.verify import verify
+from levels import COMBINATIONS
 from op_table import assert_agree, rows
 
 ROWS = rows()
@@ -28,7 +32,8 @@ def test_forward(name: str, data: st.DataObject):
     compiled = dm.function(lambda *xs: row.call(*xs, **attrs))
     tensors = [dm.asarray(x) for x in arrays]
     eager = np.asarray(row.call(*tensors, **attrs))
-    actual = np.asarray(compiled(*tensors))
+    with dm.config.override(**data.draw(st.sampled_from(COMBINATIONS))):
+        actual = np.asarray(compiled(*tensors))
     terms, scale = row.bound(arrays, attrs) if row.op.tolerance.per_term else (0, 0.0)
     assert_agree(actual, eager, row.op.tolerance, terms, scale)
     passes.run(compiled.get_concrete_function(*tensors).graph, verify)
@@ -56,7 +61,9 @@ def test_gradient(name: str, data: st.DataObject):
 
     tensors = [dm.asarray(x) for x in arrays]
     eager = derivatives(*tensors)
-    for a, b in zip(dm.function(derivatives)(*tensors), eager, strict=True):
+    with dm.config.override(**data.draw(st.sampled_from(COMBINATIONS))):
+        compiled = dm.function(derivatives)(*tensors)
+    for a, b in zip(compiled, eager, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         assert a.shape == b.shape and a.dtype == b.dtype
         size = np.max(np.abs(b), initial=1.0)

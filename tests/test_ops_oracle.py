@@ -31,3 +31,6 @@ def test_eager_agrees_with_numpy(name: str, data: st.DataObject):
         expected = row.expected(arrays, attrs).astype(actual.dtype)
     terms, scale = row.bound(arrays, attrs) if row.op.tolerance.per_term else (0, 0.0)
     assert_agree(actual, expected, row.tolerance, terms, scale)
+    with dm.config.override(kernels="numpy"):
+        interpreted = np.asarray(row.call(*(dm.asarray(x) for x in arrays), **attrs))
+    assert_agree(actual, interpreted, row.op.tolerance, terms, scale)

@@ -1,4 +1,4 @@
-"""A graph in, an executable out: passes, lowering, plan, text, machine code."""
+"""A graph in, an executable out; compiled code is kept on disk for the next process."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache
-from typing import Any, Literal
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import expr, passes
-from .emit.main import Program, emit_main
-from .emit.steps import INTERRUPTED, OUT_OF_MEMORY, Slots
-from .graph import COND, Graph, running
-from .loops import Control, HostCall, Kernel, Step
-from .lower import lower
-from .plan import Plan, plan
+from . import artifact
+from .artifact import Artifact
+from .fingerprint import Catalogue
+from .graph import Graph, running
+from .runtime import cache as store
 from .runtime import entry_native, jit, pool, signals
+from .runtime.arena import shared
 from .runtime.entry import Entry
-from .runtime.layout import Layout
+from .runtime.layout import Layout, unseen
+from .slots import INTERRUPTED, OUT_OF_MEMORY, Slots
+
+if TYPE_CHECKING:  # what is in the cache needs none of the stages
+    from .build import Build
+    from .emit.main import Program
+    from .plan import Plan
 
 Array = np.ndarray[Any, Any]
 RELEASE = 1 << 20  # work, in additions, from which the GIL is released
@@ -32,37 +37,52 @@ class Executable:
     """One native function for a graph.
 
     Attributes:
-        graph: the graph after all passes.
+        traced: the graph as it was given.
+        optimization: see `compile`.
         seconds: time spent in each stage of compilation.
         arena: bytes of scratch memory of one run.
     """
 
-    def __init__(self, graph: Graph, name: str, host: jit.Host | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        name: str,
+        host: jit.Host | None = None,
+        catalogue: Catalogue | None = None,
+        report: Callable[[Executable], None] | None = None,
+        optimization: int = 2,
+    ) -> None:
+        self.traced = graph
+        self.optimization = optimization
         self.name = name
         self.host = host or jit.host()
         self.seconds: dict[str, float] = {}
-        self._stage("passes", lambda: setattr(self, "graph", passes.run(graph)))
-        self.graph: Graph
+        self._catalogue = catalogue
+        self._report = report
         self._native: _Native | None = None
         self._lock = threading.RLock()
-
-    def _stage(self, name: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        out = work()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        return out
 
     def native(self, slots: Slots | None = None) -> _Native:
         """The machine code, whose table has the layout `slots` (or any, by default)."""
         with self._lock:
-            if self._native is None or (slots is not None and slots != self._native.slots):
-                self._native = _Native(self, slots or _slots(self.graph))
-                _prepare().join()  # so that no thread of ours runs when the process forks later
+            if self._native is None or (slots is not None and slots != self._native.asked):
+                self._native = _Native(self, slots or Slots.of(self.traced), self._catalogue)
+                if self._report is not None:
+                    self._report(self)
             return self._native
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after all passes."""
+        return self.native().build.graph
 
     @property
     def arena(self) -> int:
         return self.native().arena
+
+    def prepare(self, order: Sequence[int]) -> None:
+        """Make the code that `bind` will need for the parameters `order`, inputs and states."""
+        self.native(Slots.of(self.traced, order))
 
     def bind(
         self,
@@ -80,15 +100,15 @@ class Executable:
             states: (parameter, variable) of the parameters that live in variables.
             constants: (parameter, array) of the parameters that never change.
         """
-        graph = self.graph
+        graph = self.traced
         order = [*inputs, *(k for k, _ in states)]
-        code = self.native(_slots(graph, order))
+        code = self.native(Slots.of(graph, order))
         held = [np.ascontiguousarray(a).reshape(a.shape) for _, a in constants]
         fixed = [0] * (len(graph.params) - len(order))
         for (k, _), array in zip(constants, held, strict=True):
             fixed[code.slots.params[k] - code.slots.arena - 1] = array.ctypes.data
         fixed += code.fixed()
-        written = {k for k, node in graph.updates if node is not graph.params[k]}
+        written = set(code.artifact.written)
         return Entry(
             run_address=code.address,
             inputs=[graph.params[k].spec for k in inputs],
@@ -99,7 +119,8 @@ class Executable:
             state_written=[k in written for k, _ in states],
             fixed=fixed,
             arena_bytes=code.arena,
-            release_gil=not written and not code.program.calls and code.program.work >= RELEASE,
+            release_gil=not (written or code.artifact.calls) and code.artifact.work >= RELEASE,
+            calls_back=code.artifact.calls or code.artifact.signals,
             result="tuple" if result == "none" else result,
             on_error=code.fail,
             keep_alive=(code, held),
@@ -112,7 +133,7 @@ class Executable:
         Args:
             arrays: one per parameter, of its shape and dtype; left as they are.
         """
-        graph, code = self.graph, self.native()
+        graph, code = self.traced, self.native()
         updated = [k for k, _ in graph.updates]
         values = [
             np.array(a, n.spec.dtype.numpy, order="C", copy=True if k in updated else None)
@@ -123,63 +144,74 @@ class Executable:
         return outputs, [values[k] for k in updated]
 
     def __repr__(self) -> str:
-        return f"<Executable {self.name}: {len(self.graph.params)} parameters>"
-
-
-def _slots(graph: Graph, order: Sequence[int] | None = None) -> Slots:
-    """The table: parameters in `order`, outputs, arena, other parameters, constants, callback."""
-    count = len(graph.params)
-    first = list(range(count)) if order is None else list(order)
-    params = [0] * count
-    for slot, k in enumerate(first):
-        params[k] = slot
-    arena = len(first) + len(graph.outputs)
-    for slot, k in enumerate(sorted(set(range(count)) - set(first)), arena + 1):
-        params[k] = slot
-    after = arena + 1 + count - len(first)
-    outputs = list(range(len(first), arena))
-    return Slots(params, outputs, arena, [], after)
+        return f"<Executable {self.name}: {len(self.traced.params)} parameters>"
 
 
 class _Native:
-    """Loaded machine code for one layout of the table, and all that it points to."""
+    """Loaded machine code for one layout of the table, and all that it points to.
 
-    def __init__(self, owner: Executable, slots: Slots) -> None:
-        self.slots = slots
-        self.graph = owner.graph
-        with expr.fresh():
-            steps, lowering = owner._stage("lower", lambda: lower(owner.graph))
-            self.plan: Plan = owner._stage("plan", lambda: plan(owner.graph, steps, lowering))
-            self.constants = [np.ascontiguousarray(c.array) for c in self.plan.constants]
-            first = slots.callback + 1
-            table = Slots(
-                slots.params,
-                slots.outputs,
-                slots.arena,
-                list(range(first, first + len(self.constants))),
-                slots.callback,
-            )
-            self.program: Program = owner._stage(
-                "emit", lambda: emit_main(self.plan, table, owner.host)
-            )
-        self.size = first + len(self.constants)
-        self.arena = self.plan.arena
-        machine = owner._stage(
-            "codegen",
-            lambda: jit.compile_texts(
-                self.program.modules(), owner.host, "run" if self.program.structured else ""
-            ),
-        )
-        self._library = owner._stage("load", lambda: jit.load(machine, ["run"], self._imports()))
+    Attributes:
+        artifact: what was loaded, from the cache or as `build` has made it.
+        asked: the layout, but for the constants.
+        slots: the layout with them.
+        build: the way from the graph to the code; gone through again, as far as it is asked for,
+            where the code comes from the cache.
+    """
+
+    def __init__(self, owner: Executable, slots: Slots, catalogue: Catalogue | None) -> None:
+        self._owner = owner
+        self.asked = slots
+        self.artifact = self._find(catalogue)
+        self.constants = self.artifact.constants
+        self.slots = slots.with_constants(len(self.constants))
+        self.size = self.slots.callback + 1 + len(self.constants)
+        self.arena = self.artifact.arena
+        start = time.perf_counter()
+        self._library = jit.load(self.artifact.objects, ["run"], self._imports())
+        owner.seconds["load"] = time.perf_counter() - start
+        self._code = unseen(self._library)
         self.address = self._library["run"]
         self._errors = threading.local()
         self._callback = _Callback(self._call)
         self._run = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.address)
 
+    def _find(self, catalogue: Catalogue | None) -> Artifact:
+        """From the cache, or compiled and put there."""
+        owner = self._owner
+        start = time.perf_counter()
+        key = None
+        if catalogue is not None and store.settings.enabled:
+            key = artifact.key(owner.traced, self.asked, owner.host, catalogue, owner.optimization)
+        kept = None if key is None else store.get(key, owner.name)
+        owner.seconds["cache"] = time.perf_counter() - start
+        if kept is not None:
+            return Artifact.unpack(kept)
+        others = _prepare()
+        made = self.build.artifact()
+        others.join()  # so that no thread of ours runs when the process forks later
+        if key is not None and not made.calls:  # a call back is to a kernel of this process
+            store.put(key, made.pack(), owner.name)
+        return made
+
+    @cached_property
+    def build(self) -> Build:
+        from .build import Build
+
+        owner = self._owner
+        return Build(owner.traced, self.asked, owner.host, owner.seconds, owner.optimization)
+
+    @property
+    def plan(self) -> Plan:
+        return self.build.plan
+
+    @property
+    def program(self) -> Program:
+        return self.build.program
+
     def _imports(self) -> dict[str, int]:
         """Addresses of what the code calls."""
-        pooled = pool.symbols() if self.program.chunked else {}
-        return {**pooled, **(signals.symbols() if self.program.signals else {})}
+        pooled = pool.symbols() if self.artifact.chunked else {}
+        return {**pooled, **(signals.symbols() if self.artifact.signals else {})}
 
     def fixed(self) -> list[int]:
         """The table from the callback on."""
@@ -192,10 +224,9 @@ class _Native:
             table[slot] = a.ctypes.data
         for slot, a in zip(self.slots.outputs, outputs, strict=True):
             table[slot] = a.ctypes.data
-        arena = np.empty(self.arena + 64, np.uint8)
-        table[self.slots.arena] = -(-arena.ctypes.data // 64) * 64
         table[self.slots.callback :] = self.fixed()
-        code = self._run(table.ctypes.data)
+        with shared.borrow(self.arena) as table[self.slots.arena]:
+            code = self._run(table.ctypes.data)
         if code:
             self.fail(code)
 
@@ -212,7 +243,7 @@ class _Native:
 
     def _call(self, number: int, pointers: int) -> int:
         """The C callback: node `number` computed by its NumPy kernel."""
-        call: HostCall = self.program.calls[number]
+        call = self.build.calls[number]
         try:
             *inputs, out = (
                 _view(address, b.spec)
@@ -242,13 +273,27 @@ def _view(address: int | None, spec: Any) -> Array:
     return np.frombuffer(memory, spec.dtype.numpy).reshape(spec.shape)
 
 
-def compile(graph: Graph, name: str = "graph", host: jit.Host | None = None) -> Executable:
+def compile(
+    graph: Graph,
+    name: str = "graph",
+    host: jit.Host | None = None,
+    catalogue: Catalogue | None = None,
+    report: Callable[[Executable], None] | None = None,
+    optimization: int = 2,
+) -> Executable:
     """Compile `graph` for this machine, or for a CPU of which it has all features.
 
-    Machine code is made at the first `bind` or `run`.
+    Machine code is made, or found in the cache on disk, at the first `bind` or `run`.
+
+    Args:
+        catalogue: the ops that mean the same in every process; whole graphs of these are kept in
+            the cache. Without it only machine code is, by its text.
+        report: called when the machine code is there, and `seconds` says what it took.
+        optimization: 2 for all of it; 1 without fusion: every operation but constants has its own
+            kernel, and its result is stored; 0 also without passes and without storing values over
+            others. The levels tell which part is at fault where results are wrong.
     """
-    _prepare()
-    return Executable(graph, name, host)
+    return Executable(graph, name, host, catalogue, report, optimization)
 
 
 @cache
@@ -256,6 +301,7 @@ def _prepare() -> threading.Thread:
     """The thread that makes the code that all executables share, while the others go on."""
 
     def make() -> None:
+        jit.load_compiler()
         entry_native.prepare()
         pool.symbols()
 
@@ -264,38 +310,15 @@ def _prepare() -> threading.Thread:
     return thread
 
 
-def explain(executable: Executable) -> str:
-    """What the executable does, step by step: its kernels, what each fuses, and host callbacks."""
-    lines = [f"{executable.name}: {len(executable.graph.nodes())} nodes"]
-    code = executable.native()
-    for k, step in enumerate(code.plan.steps):
-        lines += _explain(step, f"  {k}: ")
-    lines.append(f"  arena: {code.arena} bytes")
-    return "\n".join(lines)
+def explain(executable: Executable, costs: bool = False) -> str:
+    """What the executable does, step by step: its kernels, what each fuses, and host callbacks.
 
+    Args:
+        costs: say too what each kernel moves and computes, what it was not fused with, and how long
+            it should take on this machine, which is measured for that.
+    """
+    from .explain import explain
+    from .machine import measure
 
-def _explain(step: Step, head: str) -> list[str]:
-    if isinstance(step, Kernel):
-        fused = ", ".join(n.op.name for n in step.nodes)
-        kind = "contraction" if step.contraction else "loops"
-        sizes = " x ".join(str(a.extent) for a in step.axes) or "scalar"
-        return [f"{head}{kind} over {sizes}: {fused}"]
-    if isinstance(step, HostCall):
-        when = "" if step.guard is None else ", where it has something to do"
-        return [f"{head}host callback: {step.node.op.name}{when}"]
-    if not isinstance(step, Control):
-        return [f"{head}copy {step.source.spec}"]
-    lines = [f"{head}{step.node.op.name}"]
-    indent = " " * (len(head) - len(head.lstrip()) + 2)
-    for label, inside in zip(_labels(step), step.plans, strict=True):
-        lines.append(f"{indent}{label}:")
-        for k, inner in enumerate(inside.steps):
-            lines += _explain(inner, f"{indent}  {k}: ")
-    return lines
-
-
-def _labels(step: Control) -> list[str]:
-    """What each of the graphs that `step` owns is to it."""
-    if step.node.op is COND:
-        return [f"branch {k}" for k in range(len(step.plans))]
-    return ["body", "condition"][: len(step.plans)]
+    machine = measure(pool.num_threads()) if costs else None
+    return explain(executable.name, executable.graph, executable.native().plan, machine)

@@ -31,12 +31,14 @@ FUNCTIONS: dict[str, str] = {
     **dict.fromkeys(["floordiv", "mod", "fmod", "pow"], "same"),
     **dict.fromkeys(["fma", "sqrt", "rint", "floor", "ceil", "trunc", "copysign"], "same"),
     **dict.fromkeys(["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf"], "same"),
-    **dict.fromkeys(["atan", "atan2", "sigmoid", "softplus"], "same"),
+    **dict.fromkeys(["log2", "log10", "sinh", "cosh", "atan", "atan2"], "same"),
+    **dict.fromkeys(["sigmoid", "softplus"], "same"),
     **dict.fromkeys(["and", "or", "xor", "not", "shl", "lshr", "ashr", "mulhi"], "same"),
     **dict.fromkeys(["eq", "ne", "lt", "le", "gt", "ge"], "bool"),
-    **dict.fromkeys(["select", "cast", "bitcast"], "given"),
+    **dict.fromkeys(["select", "cast", "bitcast", "rarely"], "given"),
 }
 REDUCTIONS = ("add", "mul", "maximum", "minimum", "and", "or", "argmax", "argmin")
+FOLDS = ("add", "mul", "maximum", "minimum", "last")  # "last": the newer value stays
 
 _table: dict[tuple[Any, ...], Expr] = {}
 _lock = threading.RLock()
@@ -181,6 +183,23 @@ class Reduce(Expr):
     body: Expr
 
 
+class Fold(Expr):
+    """`start`, combined by `kind` with `body` at each value of the `bound` axes where `when` holds.
+
+    The values of the bound axes come in row-major order, and each step is rounded to the dtype.
+    `kind` is one of `FOLDS`. Prefix sums and writes at indices are folds; the axes of the result
+    occur in `when` (`r <= i`, `index[r] == i`), which is what makes one pass over `body` enough for
+    all elements of the result (`folds`).
+    """
+
+    __slots__ = ("body", "bound", "kind", "start", "when")
+    kind: str
+    bound: tuple[Axis, ...]
+    start: Expr
+    when: Expr
+    body: Expr
+
+
 class Reader(Protocol):
     """How a lower rule reads an input: call it with an index of the input's rank."""
 
@@ -269,6 +288,24 @@ def reduce(kind: str, bound: Sequence[Axis], body: Expr) -> Expr:
     dtype = int64 if position else body.dtype
     axes = body.axes - frozenset(bound)
     return _intern(Reduce, (kind, bound, body), dtype, axes, kind=kind, bound=bound, body=body)
+
+
+def fold(kind: str, bound: Sequence[Axis], start: Expr, when: Expr, body: Expr) -> Expr:
+    """`start` combined with `body`, of the same dtype, where `when` holds."""
+    bound = tuple(bound)
+    if not bound:
+        return select(when, combine(kind, start, body), start)
+    axes = _free((start, when, body)) - frozenset(bound)
+    fields = {"kind": kind, "bound": bound, "start": start, "when": when, "body": body}
+    return _intern(Fold, (kind, bound, start, when, body), start.dtype, axes, **fields)
+
+
+def combine(kind: str, old: Expr, new: Expr) -> Expr:
+    """One step of a fold: half types are computed in float32, and rounded."""
+    if kind == "last":
+        return new
+    wide = accumulator(old.dtype)
+    return cast(apply(kind, cast(old, wide), cast(new, wide)), old.dtype)
 
 
 def select(cond: Expr, a: Expr, b: Expr) -> Expr:
@@ -385,7 +422,23 @@ def operands(x: Expr) -> tuple[Expr, ...]:
         return x.index
     if isinstance(x, Reduce):
         return (x.body,)
+    if isinstance(x, Fold):
+        return x.start, x.when, x.body
     return ()
+
+
+def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
+    """Every distinct subexpression of `roots`, operands first."""
+    seen: set[Expr] = set()
+    stack: list[tuple[Expr, bool]] = [(r, False) for r in roots]
+    while stack:
+        e, ready = stack.pop()
+        if ready:
+            yield e
+        elif e not in seen:
+            seen.add(e)
+            stack.append((e, True))
+            stack.extend((c, False) for c in operands(e) if c not in seen)
 
 
 def rebuild(x: Expr, args: Sequence[Expr]) -> Expr:
@@ -401,6 +454,8 @@ def rebuild(x: Expr, args: Sequence[Expr]) -> Expr:
         return total
     if isinstance(x, Load):
         return load(x.buffer, args)
+    if isinstance(x, Fold):
+        return fold(x.kind, x.bound, *args)
     assert isinstance(x, Reduce)
     return reduce(x.kind, x.bound, args[0])
 
@@ -422,6 +477,7 @@ from .index import (  # noqa: E402
 )
 
 __all__ = [
+    "FOLDS",
     "FUNCTIONS",
     "REDUCTIONS",
     "Affine",
@@ -430,6 +486,7 @@ __all__ = [
     "Buffer",
     "Const",
     "Expr",
+    "Fold",
     "Load",
     "LowerRule",
     "Reader",
@@ -442,8 +499,10 @@ __all__ = [
     "bounds",
     "broadcast_index",
     "cast",
+    "combine",
     "const",
     "floordiv",
+    "fold",
     "fresh",
     "load",
     "mod",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import expr
-from .contract import Gemm
-from .expr import Affine, Axis, Buffer, Expr, Load, Reduce
+from .expr import Affine, Axis, Buffer, Expr, Load, Reduce, walk
 from .graph import LOOP, Graph, Node
 
 if TYPE_CHECKING:
+    from .contract import Gemm
+    from .folds import Scan, Scatter
     from .plan import Plan
 
 
@@ -51,6 +52,10 @@ class Kernel:
 
     Values are recomputed or hoisted by the emitter: an expression is evaluated once, in the
     outermost loop that binds all its axes, so a softmax is three loops inside its row loop.
+
+    Attributes:
+        nodes: what it computes.
+        apart: the kernel that it might have been part of, and why it is not.
     """
 
     name: str
@@ -58,10 +63,15 @@ class Kernel:
     stores: list[Store]
     contraction: Contraction | None = None
     nodes: list[Node] = field(default_factory=list)
+    fold: Scan | Scatter | None = None
+    apart: str = ""
 
     def reads(self) -> list[Buffer]:
         found = walk([s.value for s in self.stores])
-        return list(dict.fromkeys(e.buffer for e in found if isinstance(e, Load)))
+        reads = dict.fromkeys(e.buffer for e in found if isinstance(e, Load))
+        if self.fold is not None and self.fold.totals is not None:
+            reads[self.fold.totals] = None
+        return list(reads)
 
     def writes(self) -> list[Buffer]:
         return [s.buffer for s in self.stores]
@@ -160,20 +170,6 @@ Step = Kernel | HostCall | Copy | Control
 def may_fail(step: Step) -> bool:
     """True where a run may end at `step`, with an error."""
     return isinstance(step, HostCall) or (isinstance(step, Control) and step.may_fail)
-
-
-def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """Every distinct subexpression of `roots`, operands first."""
-    seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(r, False) for r in roots]
-    while stack:
-        e, ready = stack.pop()
-        if ready:
-            yield e
-        elif e not in seen:
-            seen.add(e)
-            stack.append((e, True))
-            stack.extend((c, False) for c in expr.operands(e) if c not in seen)
 
 
 def loads(root: Expr) -> list[Load]:

@@ -3,7 +3,7 @@
 Every node is lowered to one expression of its output index, reading its inputs by `Load`. Nodes are
 then gathered into clusters, each of which becomes one kernel: inside a cluster the load of a member
 is replaced by the member's own expression. That is always correct, whatever the index; the rules in
-`_Clusters.admits` only decide where it pays, and that clusters can still be put in order.
+`_Clusters.refusal` only decide where it pays, and that clusters can still be put in order.
 
 Nodes of the same leading sizes share their index axes, so "reads the same element" is a pointer
 compare.
@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from . import expr
+from . import expr, folds
 from .contraction import is_contraction, recognise
-from .cost import cost, repeated_cost
-from .expr import Axis, Buffer, Const, Expr, Load, Reduce, int64
+from .copies import forwarded
+from .cost import cost, operations, repeated_cost
+from .expr import Axis, Buffer, Const, Expr, Fold, Load, Reduce, int64
 from .graph import CONST, ITEM, LOOP, PARAM, Graph, Node, results, topological
 from .loops import (
     Control,
@@ -30,14 +31,17 @@ from .loops import (
     Step,
     Store,
     collapse,
-    collapse_reduce,
     flat,
     loads,
     walk,
 )
 from .spec import Spec, bool_
+from .staging import normalise, stage
 
-CHEAP = 2  # an expression of at most this cost is recomputed by each reader rather than stored
+# A value of at most this cost is computed again by each reader rather than stored, if that reads
+# no more memory: at most one operand may be large, others being smaller by the factor SMALL.
+CHEAP = 3
+SMALL = 8
 RECOMPUTE = 48  # evaluations a fused reader may repeat, in additions per element
 SERIAL = 1 << 14  # elements up to which a kernel may lose its outer, parallel loop
 _FLAG = Spec((), bool_)
@@ -66,12 +70,18 @@ class Lowered:
 
 @dataclass(eq=False, slots=True)
 class Cluster:
-    """Nodes that become one kernel over `axes`; `values` are theirs, fused, by buffer."""
+    """Nodes that become one kernel over `axes`; `values` are theirs, fused, by buffer.
+
+    Attributes:
+        apart: the kernel that the first node might have been fused with, and why it is not.
+    """
 
     order: int
     axes: tuple[Axis, ...]
     contraction: bool = False
     host: bool = False
+    closed: bool = False
+    apart: str = ""
     members: list[Lowered] = field(default_factory=list)
     values: dict[Buffer, Expr] = field(default_factory=dict)
     reads: set[Buffer] = field(default_factory=set)
@@ -84,8 +94,9 @@ class Cluster:
 class Lowering:
     """The state of lowering one graph."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, optimization: int) -> None:
         self.graph = graph
+        self.optimization = optimization  # below 2, every node but constants has its own kernel
         # effects first, in their order: so what clusters wait for can be no circle
         self.nodes = list(topological([*graph.effects, *graph.roots()]))
         self.axes: dict[tuple[int, int], Axis] = {}
@@ -146,7 +157,8 @@ class Lowering:
             return
         if is_contraction(item.value, axes):
             self._demand_operands(item)
-        item.virtual = node not in self.stored and self._cheap(item.value)
+        fused = self.optimization > 1
+        item.virtual = fused and node not in self.stored and self._cheap(item.value)
 
     def _guard(self, node: Node, value: Expr | None) -> None:
         if value is not None:
@@ -178,10 +190,15 @@ class Lowering:
     def _cheap(self, value: Expr) -> bool:
         if isinstance(value, Load | Const):
             return True
-        if any(isinstance(e, Reduce) for e in walk([value])):
+        if any(isinstance(e, Reduce | Fold) for e in walk([value])):
             return False
-        big = [x for x in loads(value) if x.axes]
-        return len(big) <= 1 and cost(value, self.costs)[0] <= CHEAP
+        size = _extents(value.axes)
+        big = [x for x in loads(value) if x.axes and _extents(x.axes) * SMALL > size]
+        return len(big) <= 1 and operations([value]) <= CHEAP
+
+
+def _extents(axes: Iterable[Axis]) -> int:
+    return math.prod(a.extent for a in axes)
 
 
 def _uniform(array: np.ndarray[Any, Any]) -> bool:
@@ -265,11 +282,14 @@ class _Clusters:
 
     def _computed(self, item: Lowered, value: Expr) -> Cluster:
         reads = {x.buffer for x in loads(value)}
-        cluster = None
-        if not is_contraction(value, item.axes):
-            cluster = self._find(item, value, reads)
+        cluster, apart = None, ""
+        alone = is_contraction(value, item.axes) or folds.has_fold(value)
+        if not alone and self.lowering.optimization > 1:
+            cluster, apart = self._find(item, value, reads)
         if cluster is None:
-            cluster = self._new(item, contraction=is_contraction(value, item.axes))
+            cluster = self._new(item, contraction=alone)
+            cluster.closed = folds.is_update(value)
+            cluster.apart = apart
         cluster.axes = max(cluster.axes, item.axes, key=len)
         cluster.values[item.buffer] = self._inline(cluster, value)
         cluster.reads |= reads
@@ -280,45 +300,61 @@ class _Clusters:
         self.list.append(cluster)
         return cluster
 
-    def _find(self, item: Lowered, value: Expr, reads: set[Buffer]) -> Cluster | None:
-        """The latest cluster that may take `item`: one that it reads from, or a sibling."""
-        after = max((self.home[b].order for b in reads if b in self.home), default=-1)
-        for cluster in reversed(self.list[max(after, 0) :]):
-            related = cluster.order == after or not reads.isdisjoint(cluster.reads)
-            if related and self.admits(cluster, item, value):
-                return cluster
-        return None
+    def _find(self, item: Lowered, value: Expr, reads: set[Buffer]) -> tuple[Cluster | None, str]:
+        """The latest cluster that may take `item`: one that it reads from, or a sibling.
 
-    def admits(self, cluster: Cluster, item: Lowered, value: Expr) -> bool:
-        """Whether fusing `item` into `cluster` is worth it."""
-        if cluster.host or (cluster.contraction and item.axes != cluster.axes):
-            return False
+        If there is none, why the latest of them does not.
+        """
+        after = max((self.home[b].order for b in reads if b in self.home), default=-1)
+        apart = ""
+        for cluster in reversed(self.list[max(after, 0) :]):
+            if cluster.order != after and reads.isdisjoint(cluster.reads):
+                continue
+            refusal = self.refusal(cluster, item, value)
+            if not refusal:
+                return cluster, ""
+            apart = apart or f"{cluster.members[-1].node.op.name}: {refusal}"
+        return None, apart
+
+    def refusal(self, cluster: Cluster, item: Lowered, value: Expr) -> str:
+        """Why `item` is not fused into `cluster`; empty if it pays to do so."""
+        if cluster.host:
+            return "it is no kernel"
+        if cluster.closed:
+            return "it writes at indices that it reads"
+        if cluster.contraction and item.axes != cluster.axes:
+            return "it is a contraction of other sizes"
         shared = min(len(cluster.axes), len(item.axes))
         if cluster.axes[:shared] != item.axes[:shared]:
-            return False
+            return "its loops have other sizes"
         if shared == 0 and (cluster.axes or item.axes) and max(cluster.size, _size(item)) > SERIAL:
-            return False
-        if not cluster.axes and item.axes:  # a scalar's readers do not share its loop
-            return False
+            return "one thread would run both"
+        if not cluster.axes and item.axes:
+            return "a number is finished before a loop that reads it"
+        return next((r for x in loads(value) if (r := self._refused(cluster, item, x))), "")
+
+    def _refused(self, cluster: Cluster, item: Lowered, load: Load) -> str:
+        """Why `load` cannot become the value of a member of `cluster`."""
+        inner = cluster.values.get(load.buffer)
+        if inner is None:
+            return ""
         costs = self.lowering.costs
-        for load in loads(value):
-            inner = cluster.values.get(load.buffer)
-            if inner is None:
-                continue
-            source = self.lowering.producer[load.buffer]
-            if cost(inner, costs)[1] > DEPTH:
-                return False
-            if load.index == source.index:
-                continue
-            if cluster.contraction:
-                return False
-            outer = (set(item.axes[:k]) for k in range(len(item.axes)))
-            hoisted = any(load.axes == axes for axes in outer)  # evaluated once, in an outer loop
-            pairs = zip(source.index, load.index, strict=True)
-            fixed = frozenset(a for a, i in pairs if isinstance(a, Axis) and a is i)
-            if not hoisted and repeated_cost(inner, fixed, costs) > RECOMPUTE:
-                return False
-        return True
+        source = self.lowering.producer[load.buffer]
+        if cost(inner, costs)[1] > DEPTH:
+            return "the expression would be nested too deeply"
+        if load.index == source.index:
+            return ""
+        if cluster.contraction:
+            return "it needs other elements of a contraction than the finished ones"
+        outer = (set(item.axes[:k]) for k in range(len(item.axes)))
+        if any(load.axes == axes for axes in outer):  # evaluated once, in an outer loop
+            return ""
+        pairs = zip(source.index, load.index, strict=True)
+        fixed = frozenset(a for a, i in pairs if isinstance(a, Axis) and a is i)
+        again = repeated_cost(inner, fixed, costs)
+        if again > RECOMPUTE:
+            return f"each element would cost {again:.0f} additions again"
+        return ""
 
     def _inline(self, cluster: Cluster, value: Expr) -> Expr:
         producer = self.lowering.producer
@@ -335,9 +371,9 @@ def _size(item: Lowered) -> int:
     return math.prod(a.extent for a in item.axes)
 
 
-def lower(graph: Graph) -> tuple[list[Step], Lowering]:
+def lower(graph: Graph, optimization: int = 2) -> tuple[list[Step], Lowering]:
     """The steps that compute `graph`, in an order that respects data and effects."""
-    lowering = Lowering(graph)
+    lowering = Lowering(graph, optimization)
     clusters = _Clusters(lowering)
     for node in lowering.nodes:
         item = lowering.lowered[node]
@@ -356,8 +392,10 @@ def lower(graph: Graph) -> tuple[list[Step], Lowering]:
                 flag = None if guard is None else guard.buffer
                 steps.append(HostCall(node, inputs, cluster.members[0].buffer, flag))
         else:
-            steps.append(_kernel(cluster, needed))
-    return steps, lowering
+            kernel = _kernel(cluster, needed)
+            steps += stage(kernel) if kernel.fold is None else folds.in_blocks(kernel)
+    kept = {lowering.lowered[n].buffer for n in lowering.stored}
+    return forwarded(steps, kept), lowering
 
 
 def _control(node: Node, inputs: list[Buffer], items: dict[int, Buffer]) -> Control:
@@ -397,21 +435,10 @@ def _kernel(cluster: Cluster, needed: set[Buffer]) -> Kernel:
             value = flat(cluster.values[item.buffer])
             stores.append(Store(item.buffer, offset, value, len(item.axes)))
     axes = cluster.axes[: max((s.depth for s in stores), default=0)]
-    kernel = Kernel(f"k{cluster.order}", axes, stores, None, nodes)
-    _collapse_reductions(kernel)
+    kernel = Kernel(f"k{cluster.order}", axes, stores, None, nodes, apart=cluster.apart)
+    normalise(kernel)
     collapse(kernel)
     if cluster.contraction:
         recognise(kernel)
+        kernel.fold = folds.recognise(kernel)
     return kernel
-
-
-def _collapse_reductions(kernel: Kernel) -> None:
-    mapping: dict[Expr, Expr] = {}
-    for e in walk([s.value for s in kernel.stores]):
-        if isinstance(e, Reduce) and len(e.bound) > 1:
-            new = collapse_reduce(e)
-            if new is not e:
-                mapping[e] = new
-    if mapping:
-        for s in kernel.stores:
-            s.value = expr.substitute(s.value, mapping)

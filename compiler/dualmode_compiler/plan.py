@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -33,12 +33,14 @@ class Plan:
     Attributes:
         arena: bytes of scratch memory, the largest sum of what is alive at once.
         constants: arrays that "const" places stand for, here and in the graphs that nodes own.
+        nodes: whose value a buffer holds.
     """
 
     steps: list[Step]
     places: dict[Buffer, Place]
     arena: int
     constants: list[Literal] = field(default_factory=list)
+    nodes: dict[Buffer, Node] = field(default_factory=dict)
 
 
 def plan(
@@ -51,21 +53,33 @@ def plan(
     numbers = {} if constants is None else constants
     for step in steps:
         if isinstance(step, Control):
-            _plan_owned(step, numbers)
-    order = _Order(steps, lasting=constants is None)
+            _plan_owned(step, numbers, lowering.optimization)
+    order = _Order(steps, lasting=constants is None, over=lowering.optimization > 0)
     places = _Places(graph, lowering, order).assign()
     for b, node in lowering.constants.items():
         number = numbers.setdefault(node.attr("value"), len(numbers))
         places[b] = Place("const", number)
-    final = order.sort()
-    arena = _arena(final, places)
-    return Plan(final, places, arena, list(numbers))
+    orders = (_arranged(order, places, early) for early in (False, True))
+    found = min(orders, key=lambda made: made.arena)
+    found.constants = list(numbers)
+    found.nodes = {known.buffer: node for node, known in lowering.lowered.items()}
+    for node, items in lowering.items.items():
+        found.nodes |= dict.fromkeys(items.values(), node)
+    return found
 
 
-def _plan_owned(step: Control, constants: dict[Literal, int]) -> None:
+def _arranged(order: _Order, places: dict[Buffer, Place], early: bool) -> Plan:
+    """The plan of one order of the steps."""
+    numbers = order.sort(places, early)
+    steps, reads = [order.steps[k] for k in numbers], [order.reads[k] for k in numbers]
+    found = dict(places)
+    return Plan(steps, found, _arena(steps, reads, found, order.over))
+
+
+def _plan_owned(step: Control, constants: dict[Literal, int], optimization: int) -> None:
     """Plan the graphs of `step`, which gets the memory that the largest of them needs."""
     for graph in step.graphs:
-        step.plans.append(plan(graph, *lower(graph), constants))
+        step.plans.append(plan(graph, *lower(graph, optimization), constants))
     size = max(p.arena for p in step.plans)
     if size:
         step.scratch = Buffer("scratch", Spec((size,), uint8))
@@ -76,14 +90,17 @@ class _Order:
 
     Attributes:
         lasting: states outlive a run that fails; those of a loop's body do not.
+        over: values may be stored over others that are read by the same step.
     """
 
-    def __init__(self, steps: list[Step], lasting: bool) -> None:
+    def __init__(self, steps: list[Step], lasting: bool, over: bool) -> None:
         self.steps = list(steps)
         self.lasting = lasting
+        self.over = over
         self.after: list[set[int]] = [set() for _ in steps]  # step -> steps that must follow
         self.writer: dict[Buffer, int] = {}
         self.readers: dict[Buffer, list[int]] = {}
+        self.reads: list[list[Buffer]] = []  # of each step, every buffer once
         for k, step in enumerate(steps):
             for b in step.writes():
                 self.writer[b] = k
@@ -110,7 +127,8 @@ class _Order:
         return {*readers, *self.calls.values()} if self.lasting else {*readers}
 
     def _link(self, k: int, step: Step) -> None:
-        for b in step.reads():
+        self.reads.append(list(dict.fromkeys(step.reads())))
+        for b in self.reads[k]:
             self.readers.setdefault(b, []).append(k)
             if b in self.writer and self.writer[b] != k:
                 self.after[self.writer[b]].add(k)
@@ -134,23 +152,71 @@ class _Order:
             seen |= self.after[k]
         return False
 
-    def sort(self) -> list[Step]:
+    def sort(self, placed: Collection[Buffer], early: bool) -> list[int]:
+        """The steps by number, in program order. With `early`, steps come as soon as they can which
+        leave no more memory alive than there was before; buffers in `placed` take none."""
+        alive = _Alive(self, placed)
+
+        def entry(k: int) -> tuple[int, int]:
+            return (min(alive.change[k], 0) if early else 0), k
+
         waiting = [0] * len(self.steps)
         for follow in self.after:
             for k in follow:
                 waiting[k] += 1
-        ready = [k for k, n in enumerate(waiting) if n == 0]
+        ready = [entry(k) for k, n in enumerate(waiting) if n == 0]
         heapify(ready)
-        out: list[Step] = []
+        out: dict[int, None] = {}
         while ready:
-            k = heappop(ready)
-            out.append(self.steps[k])
+            _, k = heappop(ready)
+            if k in out:  # it was there twice, because it came to free more
+                continue
+            out[k] = None
+            changed = alive.run(k)
             for f in self.after[k]:
                 waiting[f] -= 1
                 if waiting[f] == 0:
-                    heappush(ready, f)
+                    changed.append(f)
+            for f in changed:
+                if waiting[f] == 0:
+                    heappush(ready, entry(f))
         assert len(out) == len(self.steps), "the steps depend on each other in a circle"
-        return out
+        return list(out)
+
+
+class _Alive:
+    """Which buffers are alive while steps run one after the other.
+
+    Attributes:
+        change: of each step, by how many bytes it would change what is alive, if it came next.
+    """
+
+    def __init__(self, order: _Order, placed: Collection[Buffer]) -> None:
+        self.reads = order.reads
+        self.left = {b: dict.fromkeys(ks) for b, ks in order.readers.items() if b not in placed}
+        # what nobody reads, such as scratch memory of a step, is only alive while the step runs
+        self.change = [
+            sum(aligned(b) for b in step.writes() if b in self.left) for step in order.steps
+        ]
+        for b in self.left:
+            self._last(b)
+
+    def _last(self, b: Buffer) -> list[int]:
+        """The only reader that is left, which makes `b` free."""
+        left = list(self.left[b])
+        if len(left) == 1:
+            self.change[left[0]] -= aligned(b)
+            return left
+        return []
+
+    def run(self, k: int) -> list[int]:
+        """Step `k` runs; gives the steps that have come to free more by that."""
+        found: list[int] = []
+        for b in self.reads[k]:
+            if b in self.left:
+                del self.left[b][k]
+                found += self._last(b)
+        return found
 
 
 def _may_not_return(step: Step) -> TypeGuard[HostCall | Control]:
@@ -224,7 +290,7 @@ class _Places:
     def _direct(self, k: int, node: Node) -> bool:
         """Store the new value over the old one, if every reader of that can come before."""
         order, state, value = self.order, self.params[k], self.lowering.lowered[node].buffer
-        if value in self.places or value not in order.writer:
+        if not order.over or value in self.places or value not in order.writer:
             return False
         writer = order.writer[value]
         step = order.steps[writer]
@@ -245,7 +311,8 @@ class _Places:
         if place and place.kind == "param" and place.at in self.states and value in self.params:
             saved = Buffer(f"s{k}", value.spec)
             order.append(Copy(value, saved))
-            self.snapshots.append((place.at, len(order.steps) - 1))
+            order.writer[saved] = len(order.steps) - 1
+            self.snapshots.append((place.at, order.writer[saved]))
             value = saved
         state = self.params[k]
         order.append(Copy(value, state), before=order.before_write(state))
@@ -264,23 +331,25 @@ class _Places:
             self.snapshots.append((place.at, len(self.order.steps) - 1))
 
 
-def _arena(steps: list[Step], places: dict[Buffer, Place]) -> int:
+def _arena(
+    steps: list[Step], reads: list[list[Buffer]], places: dict[Buffer, Place], over: bool
+) -> int:
     """Give the buffers without a place offsets in the arena; returns its size."""
     last: dict[Buffer, int] = {}
     for k, step in enumerate(steps):
-        for b in (*step.reads(), *step.writes()):
+        for b in (*reads[k], *step.writes()):
             last[b] = k
     free: list[tuple[int, int]] = []  # (offset, size), in order of offset
     size = 0
     held: dict[Buffer, tuple[int, int]] = {}
     for k, step in enumerate(steps):
-        dying = [b for b in step.reads() if last[b] == k]
+        dying = [b for b in reads[k] if last[b] == k]
         for b in step.writes():
             if b in places:
                 continue
-            block = _reuse(step, b, dying, held)
+            block = _reuse(step, b, dying, held) if over else None
             if block is None:
-                block, size = _take(free, _aligned(b), size)
+                block, size = _take(free, aligned(b), size)
             held[b] = block
             places[b] = Place("arena", block[0])
         for b in [b for b in held if last[b] == k]:
@@ -288,7 +357,8 @@ def _arena(steps: list[Step], places: dict[Buffer, Place]) -> int:
     return size
 
 
-def _aligned(b: Buffer) -> int:
+def aligned(b: Buffer) -> int:
+    """The bytes that `b` takes in the arena."""
     return max(-(-b.spec.nbytes // ALIGN) * ALIGN, ALIGN)
 
 
@@ -297,7 +367,7 @@ def _reuse(
 ) -> tuple[int, int] | None:
     """The block of an operand that dies here and over which `b` can be stored."""
     for source in dying:
-        fits = source in held and held[source][1] == _aligned(b)
+        fits = source in held and held[source][1] == aligned(b)
         if fits and source.spec.nbytes == b.spec.nbytes and in_place(step, source, b):
             return held.pop(source)
     return None

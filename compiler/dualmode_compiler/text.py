@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce, operands
+from .expr import Affine, Apply, Axis, Const, Expr, Fold, Load, Reduce, operands
 from .graph import CALL, COND, CONST, ITEM, LOOP, PARAM, Graph, Literal, Node, OpDef
 from .loops import walk
 from .spec import DTYPES, DType, Spec, dtype
@@ -44,7 +44,7 @@ def show_expr(x: Expr) -> str:
     """
     parts = list(walk([x]))
     uses = Counter(c for e in parts for c in operands(e))
-    axes = {a for e in parts for a in (e.bound if isinstance(e, Reduce) else e.axes)}
+    axes = {a for e in parts for a in (e.bound if isinstance(e, Reduce | Fold) else e.axes)}
     names = {a: _axis_name(k) for k, a in enumerate(sorted(axes, key=lambda a: a.uid))}
     texts: dict[Expr, str] = {}
     shared: list[str] = []
@@ -74,6 +74,10 @@ def _show(x: Expr, names: Mapping[Axis, str], texts: Mapping[Expr, str]) -> str:
     if isinstance(x, Reduce):
         bound = ", ".join(f"{names[a]}<{a.extent}" for a in x.bound)
         return f"{x.kind}({bound}: {texts[x.body]})"
+    if isinstance(x, Fold):
+        bound = ", ".join(f"{names[a]}<{a.extent}" for a in x.bound)
+        start, when, body = texts[x.start], texts[x.when], texts[x.body]
+        return f"fold.{x.kind}({bound}: {start}, where {when}, {body})"
     assert isinstance(x, Apply)
     args = [texts[a] for a in x.args]
     if x.fn in _INFIX:

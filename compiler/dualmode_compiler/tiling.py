@@ -1,6 +1,17 @@
 """How a matrix product is cut: into blocks for caches and threads, and tiles for registers.
 
-The estimates are cycles of a core with two multiply-add units; only their ratios matter.
+A small cost model chooses. It counts cycles of one core for one step of K in a block of m x n:
+
+    m n / (vectors a cycle)       multiply-adds
+    + m MOVE                      elements of A are brought in,
+      or START a strip            or packed: each strip of a column is on a page of its own
+    + n (MOVE, COPY or PACK)      elements of B: brought in, copied row by row, or packed
+    + START                       a row of B begins: on another page, ahead of no prefetcher
+
+besides START for each row of each array of C's size that a block writes or its epilogue reads, and
+HAND_OUT for every block. So wide blocks make better use of packed operands and of rows of B,
+many blocks keep more threads busy, and the caches say how large a block may be. The model's figures
+are rounded measurements; only their ratios matter.
 """
 
 from __future__ import annotations
@@ -9,7 +20,9 @@ import math
 from dataclasses import dataclass
 
 from .emit.dot import COLUMNS as DOT_COLUMNS
+from .emit.dot import dot_rows
 from .emit.gemm import Element, element
+from .runtime.caches import Caches
 from .runtime.jit import Host
 from .spec import DType
 
@@ -67,6 +80,8 @@ class Tiling:
         by_rows: the kernel reads A by rows.
         dots: a few rows times a B that runs along K: inner products instead of micro-tiles.
         blocks_per_chunk: consecutive blocks that make a chunk.
+        abreast: panels that are packed side by side, as they share the cache lines of A.
+        fetch: while a stretch of K is computed, the next one's part of B is brought in.
     """
 
     rows: int
@@ -81,6 +96,8 @@ class Tiling:
     by_rows: bool
     dots: bool
     blocks_per_chunk: int
+    abreast: int = 1
+    fetch: bool = False
 
     @property
     def tallest(self) -> int:
@@ -89,15 +106,24 @@ class Tiling:
 
 # Multiply-adds from which a product is worth a second thread, and those worth a chunk.
 SHARED, CHUNK = 1 << 18, 1 << 17
-# Numbers of threads for which the cut is weighed; cycles to hand out a block, to move an element of
-# an operand in from a far cache, and to pack it.
-THREADS, HAND_OUT, MOVE, PACK = (1, 1, 2, 2, 8), 1500, 0.15, 0.6
+# Numbers of threads for which the cut is weighed.
+THREADS = (1, 1, 2, 2, 4)
+# Cycles to hand out a block, to begin a row of B; for an element of an operand: to bring it in from
+# a far cache, to copy it to a packed row, to pack it in another order.
+HAND_OUT, START, MOVE, COPY, PACK = 1500, 24, 0.15, 0.6, 1.2
+# Starts of rows for each row of a block that an epilogue costs, with the arrays that it walks.
+STREAMS = 8
 # From here on a wider micro-tile repays the time to compile one more kernel for its tail.
 LARGE = 1 << 20
-# Bytes of a row of a block, of the packed block of B, and of the scratch block of C (on the stack).
-ROW_BYTES, PACKED_BYTES, TILE_BYTES = 4096, 5 << 16, 1 << 18
-# Most steps of K in a stretch, in general and in a sweep over B; most rows for inner products.
-DEPTH, SWEEP, DOT_ROWS = 512, 32, 4
+# Bytes of a row of a block, and of the scratch block of C (on the stack).
+ROW_BYTES, TILE_BYTES = 8192, 1 << 18
+# Most steps of K in a stretch, in general and in a sweep over B; most rows for inner
+# products, or panels of rows where their sums are of LONG_DOT terms or more.
+DEPTH, SWEEP, DOT_ROWS, LONG_DOT = 512, 32, 4, 512
+# The same where parts of B are brought in ahead: all but the first one.
+FETCHED = 256
+# Bytes of a line of a cache, and lines that share a set.
+LINE, WAYS = 64, 8
 
 
 def _panel_rows(m: int, host: Host) -> tuple[int, int, int]:
@@ -130,31 +156,67 @@ def _pack_modes(g: Gemm, e: Element, host: Host) -> tuple[str | None, str | None
     by_rows = ak == 1 or g.k == 1
     pack_a = None if by_rows or am == 1 or g.m == 1 else "strided"
     large = g.m * g.n * g.k >= LARGE and g.n >= 64
-    if pack_a is None and not by_rows and large and ak * e.size % 2048 == 0:
-        pack_a = "rows"
+    if pack_a is None and not by_rows and large:
+        pack_a = (
+            "rows"
+            if _conflict(min(g.k, _line_depth(host.caches)), ak * e.size, host.caches)
+            else None
+        )
     pack_b = "columns" if bk == 1 and g.k * e.size >= 16 else "strided"
     if bn == 1 or g.n == 1:
         pack_b = None
-    if pack_b is None and large and g.m >= (32 if bk * e.size % 2048 == 0 else 96):
+    if (
+        pack_b is None
+        and large
+        and g.m >= 32
+        and _conflict(min(g.k, DEPTH), bk * e.size, host.caches)
+    ):
+        pack_b = "rows"
+    if pack_b is None and large and g.m >= 96 and _is_far(g, e, host.caches):
         pack_b = "rows"
     if pack_b is None and host.vector_bytes < 32 and g.n % e.lanes:
         pack_b = "rows"  # no masks: the last strip is made whole
     return pack_a, pack_b, by_rows
 
 
-def tiling(g: Gemm, host: Host) -> Tiling:
-    """The cut of `g`, by its sizes and strides and the host's registers alone."""
+def _conflict(lines: int, apart: int, caches: Caches) -> bool:
+    """True if so many lines, `apart` bytes from one another, fall into so few sets of the
+    second-level cache that they are a burden to it."""
+    way = caches.second // WAYS
+    sets = way // math.gcd(apart, way) if apart >= LINE else way // LINE
+    return 2 * lines > sets * WAYS
+
+
+def _is_far(g: Gemm, e: Element, caches: Caches) -> bool:
+    """True if B does not stay in the second-level cache."""
+    return g.k * g.n * e.size > caches.second // 2
+
+
+def _line_depth(caches: Caches) -> int:
+    """Steps of K whose lines of A, one a step, fill half of the first-level cache."""
+    return caches.first // (2 * LINE)
+
+
+def tiling(g: Gemm, host: Host, epilogue: bool = False) -> Tiling:
+    """The cut of `g`, by its sizes and strides and the host's registers and caches.
+
+    `epilogue`: what is done with C reads and writes other arrays of its size.
+    """
     e = element(g.dtype, host)
-    if g.m <= DOT_ROWS and g.a[1] == 1 and g.b[0] == 1 and (g.b[1] != 1 or g.n == 1):
-        return _dots(g, e)
+    if _is_dots(g, host):
+        return _dots(g, e, host)
     rows, taller, panels = _panel_rows(g.m, host)
     vectors = _vectors(g, rows + (taller > 0), e, host)
     width = vectors * e.lanes
     pack_a, pack_b, by_rows = _pack_modes(g, e, host)
     # With one or two rows B is read once: a few rows of it at a time, each as one long stream.
-    stretches = -(-g.k // (SWEEP if g.m <= 2 and pack_b is None else DEPTH))
-    depth = -(-g.k // stretches)
-    cut = _Cut(g, e, rows + (taller > 0), panels, width, depth, pack_a, pack_b)
+    fetch = pack_b == "rows" and _is_far(g, e, host.caches)
+    most = SWEEP if g.m <= 2 and pack_b is None else FETCHED if fetch else DEPTH
+    most = most if by_rows else min(most, _line_depth(host.caches))
+    depth = -(-g.k // -(-g.k // most))
+    abreast = e.lanes // rows if pack_a and not taller and e.lanes % rows == 0 else 1
+    tallest, streams = rows + (taller > 0), STREAMS if epilogue else 1
+    cut = _Cut(g, host, e, tallest, panels, width, depth, pack_a, pack_b, abreast, streams)
     block, columns = cut.best()
     blocks = g.count * -(-panels // block) * -(-g.n // columns)
     return Tiling(
@@ -170,6 +232,8 @@ def tiling(g: Gemm, host: Host) -> Tiling:
         by_rows=by_rows,
         dots=False,
         blocks_per_chunk=_per_chunk(g, blocks),
+        abreast=abreast,
+        fetch=fetch,
     )
 
 
@@ -177,16 +241,30 @@ def _per_chunk(g: Gemm, blocks: int) -> int:
     return blocks if g.macs < SHARED else max(1, CHUNK * blocks // g.macs)
 
 
-def _dots(g: Gemm, e: Element) -> Tiling:
+def is_flipped(g: Gemm, host: Host) -> bool:
+    """True if `g` is best computed as its transposed product: vectors then run along M, or a few
+    columns that run along K are the rows of inner products."""
+    few = g.k >= LONG_DOT and _is_dots(g.transposed(), host)
+    return g.n < g.m and (g.n == 1 or few)
+
+
+def _is_dots(g: Gemm, host: Host) -> bool:
+    """True if inner products are quicker than to pack a B that runs along K for a few rows."""
+    along = g.a[1] == 1 and g.b[0] == 1 and (g.b[1] != 1 or g.n == 1)
+    return along and g.m <= DOT_ROWS * (dot_rows(host) if g.k >= LONG_DOT else 1)
+
+
+def _dots(g: Gemm, e: Element, host: Host) -> Tiling:
     """Blocks of as many whole columns of B as make a chunk."""
     columns = max(DOT_COLUMNS, CHUNK // (g.m * g.k) // DOT_COLUMNS * DOT_COLUMNS)
     columns = min(columns, ROW_BYTES // e.size, -(-g.n // DOT_COLUMNS) * DOT_COLUMNS)
+    panels = -(-g.m // dot_rows(host))
     return Tiling(
-        rows=1,
-        taller=0,
-        panels=g.m,
+        rows=g.m // panels,
+        taller=g.m % panels,
+        panels=panels,
         vectors=1,
-        panels_per_block=g.m,
+        panels_per_block=panels,
         columns=columns,
         depth=g.k,
         pack_a=None,
@@ -202,6 +280,7 @@ class _Cut:
     """Weighs ways to cut C into blocks."""
 
     g: Gemm
+    host: Host
     e: Element
     rows: int
     panels: int
@@ -209,6 +288,8 @@ class _Cut:
     depth: int
     pack_a: str | None
     pack_b: str | None
+    abreast: int
+    streams: int
 
     def best(self) -> tuple[int, int]:
         """(panels, columns) of a block of the cut that is fastest by estimate."""
@@ -216,22 +297,38 @@ class _Cut:
         tiles = -(-self.g.n // self.width)
         most = ROW_BYTES // size
         if self.pack_b:
-            most = min(most, PACKED_BYTES // (self.depth * size))
+            most = min(most, self.host.caches.second // 2 // (self.depth * size))
         across = {min(-(-tiles // i), max(1, most // self.width)) for i in range(1, tiles + 1)}
         choices: list[tuple[float, int, int]] = []
         for columns in sorted((x * self.width for x in across), reverse=True):
-            high = max(1, TILE_BYTES // (self.rows * columns * size))
+            scratch = self.rows * columns * size  # of one panel; of all where K is cut
+            high = self.panels if self.depth == self.g.k else max(1, TILE_BYTES // scratch)
             down = {min(-(-self.panels // i), high) for i in range(1, min(self.panels, 64) + 1)}
-            choices += [(self.cost(block, columns), block, columns) for block in down]
+            choices += [(self.cost(block, columns), block, columns) for block in self._whole(down)]
         _, block, columns = min(choices)
         return block, columns
 
+    def _whole(self, down: set[int]) -> set[int]:
+        """Numbers of panels, so that those which are packed together stay together."""
+        step = self.abreast
+        return {min(-(-block // step) * step, self.panels) for block in down}
+
     def cost(self, block: int, columns: int) -> float:
-        """Cycles of the whole product, summed over the numbers of threads."""
+        """Cycles that the cores are held, summed over the numbers of threads. Those that
+        find no block left wait for the others."""
         g = self.g
-        m, n = min(block * self.rows, g.m), min(columns, g.n)
-        step = m * n / (2 * self.e.lanes)
-        step += m * (2 * PACK if self.pack_a else MOVE) + n * (PACK if self.pack_b else MOVE)
-        blocks = g.count * -(-self.panels // block) * -(-g.n // columns)
+        down, across = -(-self.panels // block), -(-g.n // columns)
+        a = START / (self.rows * self.abreast) if self.pack_a else MOVE
+        b = {None: MOVE, "rows": COPY}.get(self.pack_b, PACK)
+        speed = self.e.lanes * _per_cycle(self.host)
+        step = g.m * g.n / speed + a * g.m * across + b * g.n * down + START * down * across
+        blocks = g.count * down * across
+        edges = self.streams * START * g.m * across
+        whole = g.count * (g.k * step + edges) + HAND_OUT * blocks
         threads = THREADS if g.macs >= SHARED else (1,)
-        return sum(p * -(-blocks // p) * (step * g.k + HAND_OUT) for p in threads)
+        return sum(p * -(-blocks // p) for p in threads) * whole / blocks
+
+
+def _per_cycle(host: Host) -> int:
+    """Vector multiply-adds that a core starts in a cycle: many do one of 64 bytes, two of less."""
+    return 1 if host.vector_bytes == 64 else 2

@@ -145,7 +145,7 @@ def _slope_lower(i: Sequence[Expr], out: Spec, logits: Reader, labels: Reader) -
     *outer, j = i
     label, fits = _label(labels, outer, logits.spec.shape[-1])
     row = row_of(i, logits, (len(outer),))
-    p = expr.apply("exp", row.read(i) - row.largest) / row.total(row.largest)
+    p = row.share(i)
     slope = expr.select(expr.apply("eq", label, j), p - 1, p)
     return expr.cast(expr.select(fits, slope, expr.const(math.nan, p.dtype)), out.dtype)
 

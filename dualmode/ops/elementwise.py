@@ -20,7 +20,7 @@ from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import Spec
 
 from ..errors import locate
-from ..op import Agreement, Op, convert, promote
+from ..op import Agreement, Op, binary, convert, promote, unary
 from . import batch
 from .logic import (
     EQUAL,
@@ -73,6 +73,7 @@ ADD = Op(
 )
 
 
+@binary(ADD)
 def add(x: Any, y: Any) -> Tensor:
     """`x + y`; of bool, whether either is true."""
     return ADD(*promote(x, y))
@@ -89,6 +90,7 @@ SUBTRACT = Op(
 )
 
 
+@binary(SUBTRACT)
 def subtract(x: Any, y: Any) -> Tensor:
     """`x - y`; bool counts as int32."""
     return SUBTRACT(*numeric(x, y))
@@ -108,6 +110,7 @@ MULTIPLY = Op(
 )
 
 
+@binary(MULTIPLY)
 def multiply(x: Any, y: Any) -> Tensor:
     """`x * y`; of bool, whether both are true."""
     return MULTIPLY(*promote(x, y))
@@ -127,6 +130,7 @@ DIVIDE = Op(
 )
 
 
+@binary(DIVIDE)
 def divide(x: Any, y: Any) -> Tensor:
     """`x / y`; integers divide as float32."""
     return DIVIDE(*inexacts(x, y))
@@ -164,6 +168,7 @@ FLOOR_DIVIDE = Op(
 )
 
 
+@binary(FLOOR_DIVIDE)
 def floor_divide(x: Any, y: Any) -> Tensor:
     """`x // y`, rounded to minus infinity; an integer divided by zero gives 0, as in NumPy."""
     return FLOOR_DIVIDE(*numeric(x, y))
@@ -182,6 +187,7 @@ REMAINDER = Op(
 )
 
 
+@binary(REMAINDER)
 def remainder(x: Any, y: Any) -> Tensor:
     """`x % y`, with the sign of `y`; an integer divided by zero leaves 0, as in NumPy."""
     return REMAINDER(*numeric(x, y))
@@ -260,6 +266,7 @@ SQUARE = Op(
 )
 
 
+@unary(SQUARE)
 def square(x: Any) -> Tensor:
     """`x * x`; bool counts as int32."""
     return SQUARE(*numeric(x))
@@ -282,6 +289,7 @@ NEGATIVE = Op(
 )
 
 
+@unary(NEGATIVE)
 def negative(x: Any) -> Tensor:
     """`-x`; unsigned integers wrap around, bool counts as int32."""
     return NEGATIVE(*numeric(x))
@@ -307,6 +315,7 @@ ABS = Op(
 )
 
 
+@unary(ABS)
 def abs(x: Any) -> Tensor:
     """The magnitude of `x`; of a complex tensor, a floating one. The gradient at 0 is 0."""
     return ABS(convert(x))
@@ -327,6 +336,7 @@ SIGN = Op(
 )
 
 
+@unary(SIGN)
 def sign(x: Any) -> Tensor:
     """-1, 0 or 1 by the sign of `x`; NaN for NaN."""
     return SIGN(*numeric(x))
@@ -358,6 +368,7 @@ MAXIMUM = Op(
 )
 
 
+@binary(MAXIMUM)
 def maximum(x: Any, y: Any) -> Tensor:
     """The larger of `x` and `y`; NaN where either is. A tie splits the gradient evenly."""
     return MAXIMUM(*promote(x, y))
@@ -374,6 +385,7 @@ MINIMUM = Op(
 )
 
 
+@binary(MINIMUM)
 def minimum(x: Any, y: Any) -> Tensor:
     """The smaller of `x` and `y`; NaN where either is. A tie splits the gradient evenly."""
     return MINIMUM(*promote(x, y))

@@ -42,7 +42,7 @@ def _take_lower(i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, *, axi
 def _position_of(index: Expr, n: int) -> Expr:
     """An element of `indices`, counted from the start of an axis of size `n`."""
     at = expr.cast(index, int64)
-    return expr.select(expr.apply("lt", at, expr.const(0, int64)), at + n, at)
+    return expr.select(shape.less(at, 0), at + n, at)
 
 
 def _take_vjp(
@@ -75,28 +75,31 @@ def _where(axis: int, indices: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * axis, indices.astype(np.int64))
 
 
-def _scattered(combine: Callable[[Expr, Expr], Expr]) -> Any:
-    """A lower rule for few indices: each element looks whether it is at one of them."""
+def _scattered(kind: str) -> Any:
+    """A lower rule: `x` with `updates` combined in at `indices`, one after the other.
+
+    Where there are few indices, each element looks whether it is at one of them: that fuses.
+    """
 
     @shape.real
     def lower(
         i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, updates: Reader, *, axis: int
-    ) -> Expr | None:
+    ) -> Expr:
+        n, value = out.shape[axis], x(i)
         if indices.spec.size > _FEW:
-            return None
-        value = x(i)
+            bound = [expr.Axis(size) for size in indices.spec.shape]
+            # indices in range are a promise of CHECK_INDICES; until it has run, stores are clamped
+            at = shape.clamp(_position_of(indices(bound), n), n)
+            here = expr.apply("eq", i[axis], at)
+            return expr.fold(kind, bound, value, here, updates([*i[:axis], *bound, *i[axis + 1 :]]))
         for k in np.ndindex(*indices.spec.shape):
             at = tuple([expr.const(n, int64) for n in k])
-            here = expr.apply("eq", i[axis], _position_of(indices(at), out.shape[axis]))
+            here = expr.apply("eq", i[axis], _position_of(indices(at), n))
             update = updates([*i[:axis], *at, *i[axis + 1 :]])
-            value = expr.select(here, combine(value, update), value)
+            value = expr.select(here, expr.combine(kind, value, update), value)
         return value
 
     return lower
-
-
-def _sum(x: Expr, y: Expr) -> Expr:
-    return expr.cast(expr.apply("add", rules.widen(x), rules.widen(y)), x.dtype)
 
 
 def _scatter_add_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
@@ -117,7 +120,7 @@ SCATTER_ADD = Op(
     infer=_scatter_infer,
     kernel=_scatter_add_kernel,
     vjp=_scatter_add_vjp,
-    lower=_scattered(_sum),
+    lower=_scattered("add"),
     batch=batch.scatter,
 )
 
@@ -151,6 +154,6 @@ SCATTER_SET = Op(
     infer=_scatter_infer,
     kernel=_scatter_set_kernel,
     vjp=_scatter_set_vjp,
-    lower=_scattered(lambda x, update: update),
+    lower=_scattered("last"),
     batch=batch.scatter,
 )

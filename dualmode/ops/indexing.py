@@ -312,10 +312,16 @@ class Selected:
 
     def _update(self, scatter: Op, values: Any) -> Tensor:
         x = self._x
+        parsed = _parse(x, self._key if isinstance(self._key, tuple) else (self._key,))
+        if len(parsed.arrays) == 1 and parsed.shape == [*x.shape] == [*parsed.stop]:
+            ((axis, indices),) = parsed.arrays.items()
+            at = _in_range(indices, x.shape[axis], "getitem")
+            wanted = (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+            return scatter(x, at, BROADCAST_TO(convert(values, x.dtype), shape=wanted), axis=axis)
         positions = creation.ARANGE(start=0, step=1, size=x.size, dtype=int64)
         at = getitem(RESHAPE(positions, shape=x.shape), self._key)
         new = BROADCAST_TO(convert(values, x.dtype), shape=at.shape)
-        flat = scatter(shape.flatten(x), shape.flatten(at), shape.flatten(new), axis=0)
+        flat = scatter(shape.flatten(x), at, new, axis=0)
         return RESHAPE(flat, shape=x.shape)
 
 

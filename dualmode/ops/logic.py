@@ -18,7 +18,7 @@ from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import DType, Spec
 
 from ..errors import DTypeError
-from ..op import Op, convert, promote
+from ..op import Op, binary, convert, promote, unary
 from . import batch
 from .parts import real
 from .rules import (
@@ -61,31 +61,37 @@ GREATER = _comparison("greater", np.greater, "gt")
 GREATER_EQUAL = _comparison("greater_equal", np.greater_equal, "ge")
 
 
+@binary(EQUAL)
 def equal(x: Any, y: Any) -> Tensor:
     """Whether `x == y`: bool; NaN equals nothing."""
     return EQUAL(*promote(x, y))
 
 
+@binary(NOT_EQUAL)
 def not_equal(x: Any, y: Any) -> Tensor:
     """Whether `x != y`: bool; NaN differs from everything."""
     return NOT_EQUAL(*promote(x, y))
 
 
+@binary(LESS)
 def less(x: Any, y: Any) -> Tensor:
     """Whether `x < y`: bool; false where either is NaN."""
     return LESS(*promote(x, y))
 
 
+@binary(LESS_EQUAL)
 def less_equal(x: Any, y: Any) -> Tensor:
     """Whether `x <= y`: bool; false where either is NaN."""
     return LESS_EQUAL(*promote(x, y))
 
 
+@binary(GREATER)
 def greater(x: Any, y: Any) -> Tensor:
     """Whether `x > y`: bool; false where either is NaN."""
     return GREATER(*promote(x, y))
 
 
+@binary(GREATER_EQUAL)
 def greater_equal(x: Any, y: Any) -> Tensor:
     """Whether `x >= y`: bool; false where either is NaN."""
     return GREATER_EQUAL(*promote(x, y))
@@ -110,16 +116,19 @@ ISINF = _floating_test("isinf", np.isinf, _size_against_infinity("eq"))
 ISFINITE = _floating_test("isfinite", np.isfinite, _size_against_infinity("lt"))
 
 
+@unary(ISNAN)
 def isnan(x: Any) -> Tensor:
     """Whether `x` is NaN: bool."""
     return ISNAN(inexact(x))
 
 
+@unary(ISINF)
 def isinf(x: Any) -> Tensor:
     """Whether `x` is plus or minus infinity: bool."""
     return ISINF(inexact(x))
 
 
+@unary(ISFINITE)
 def isfinite(x: Any) -> Tensor:
     """Whether `x` is neither NaN nor infinite: bool."""
     return ISFINITE(inexact(x))
@@ -203,31 +212,37 @@ LEFT_SHIFT = _bitwise("bitwise_left_shift", np.left_shift, pointwise(_shift_left
 RIGHT_SHIFT = _bitwise("bitwise_right_shift", np.right_shift, pointwise(_shift_right), "iu")
 
 
+@binary(BITWISE_AND)
 def bitwise_and(x: Any, y: Any) -> Tensor:
     """The bits that both integers (or bools) have."""
     return BITWISE_AND(*promote(x, y))
 
 
+@binary(BITWISE_OR)
 def bitwise_or(x: Any, y: Any) -> Tensor:
     """The bits that either integer (or bool) has."""
     return BITWISE_OR(*promote(x, y))
 
 
+@binary(BITWISE_XOR)
 def bitwise_xor(x: Any, y: Any) -> Tensor:
     """The bits that exactly one of the integers (or bools) has."""
     return BITWISE_XOR(*promote(x, y))
 
 
+@unary(BITWISE_INVERT)
 def bitwise_invert(x: Any) -> Tensor:
     """All bits of the integer (or bool) flipped."""
     return BITWISE_INVERT(convert(x))
 
 
+@binary(LEFT_SHIFT)
 def bitwise_left_shift(x: Any, y: Any) -> Tensor:
     """`x << y`; 0 where `y` is negative or no less than the number of bits."""
     return LEFT_SHIFT(*numeric(x, y))
 
 
+@binary(RIGHT_SHIFT)
 def bitwise_right_shift(x: Any, y: Any) -> Tensor:
     """`x >> y`; only copies of the sign bit where `y` is negative or no less than the bits."""
     return RIGHT_SHIFT(*numeric(x, y))

@@ -16,7 +16,7 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr
 
-from ..op import Agreement, Op, convert
+from ..op import Agreement, Op, convert, unary
 from . import batch
 from .elementwise import multiply, square
 from .errorfunction import erf_kernel
@@ -74,12 +74,8 @@ LOG = _unary("log", np.log, lambda y, x: 1 / x, function("log"))
 LOG1P = _unary("log1p", np.log1p, lambda y, x: 1 / (1 + x), function("log1p"))
 
 
-def _log_to_base(base: float) -> Callable[..., Any]:
-    return pointwise(lambda a: expr.apply("log", a) * (1 / math.log(base)))
-
-
-LOG2 = _unary("log2", np.log2, lambda y, x: 1 / (x * math.log(2)), _log_to_base(2), ULP8)
-LOG10 = _unary("log10", np.log10, lambda y, x: 1 / (x * math.log(10)), _log_to_base(10), ULP8)
+LOG2 = _unary("log2", np.log2, lambda y, x: 1 / (x * math.log(2)), function("log2"))
+LOG10 = _unary("log10", np.log10, lambda y, x: 1 / (x * math.log(10)), function("log10"))
 SQRT = _unary("sqrt", np.sqrt, lambda y, x: 0.5 / y, function("sqrt"), Agreement())
 RSQRT = _unary(
     "rsqrt",
@@ -97,46 +93,55 @@ RECIPROCAL = _unary(
 )
 
 
+@unary(EXP)
 def exp(x: Any) -> Tensor:
     """e to the power `x`."""
     return EXP(inexact(x))
 
 
+@unary(EXPM1)
 def expm1(x: Any) -> Tensor:
     """`exp(x) - 1`, accurate near 0."""
     return EXPM1(inexact(x))
 
 
+@unary(LOG)
 def log(x: Any) -> Tensor:
     """The natural logarithm: -inf at 0, NaN below."""
     return LOG(inexact(x))
 
 
+@unary(LOG1P)
 def log1p(x: Any) -> Tensor:
     """`log(1 + x)`, accurate near 0."""
     return LOG1P(inexact(x))
 
 
+@unary(LOG2)
 def log2(x: Any) -> Tensor:
     """The logarithm to base 2."""
     return LOG2(inexact(x))
 
 
+@unary(LOG10)
 def log10(x: Any) -> Tensor:
     """The logarithm to base 10."""
     return LOG10(inexact(x))
 
 
+@unary(SQRT)
 def sqrt(x: Any) -> Tensor:
     """The square root: NaN below 0; the gradient at 0 is infinite."""
     return SQRT(inexact(x))
 
 
+@unary(RSQRT)
 def rsqrt(x: Any) -> Tensor:
     """`1 / sqrt(x)`."""
     return RSQRT(inexact(x))
 
 
+@unary(RECIPROCAL)
 def reciprocal(x: Any) -> Tensor:
     """`1 / x`."""
     return RECIPROCAL(inexact(x))
@@ -145,29 +150,12 @@ def reciprocal(x: Any) -> Tensor:
 # --- trigonometric and hyperbolic functions -----------------------------------------------------
 
 
-def _cosh(a: Expr) -> Expr:
-    # exp(|x|) overflows before cosh does; the square of exp(|x| / 2) does not
-    half = expr.const(0.5, a.dtype)
-    t = expr.apply("exp", expr.apply("abs", a) * half)
-    return t * half * t + half / (t * t)
-
-
-def _sinh(a: Expr) -> Expr:
-    half, size = expr.const(0.5, a.dtype), expr.apply("abs", a)
-    t = expr.apply("exp", size * half)
-    e = expr.apply("expm1", size)
-    small = half * (e + e / (e + 1))
-    large = t * half * t - half / (t * t)
-    result = expr.select(expr.apply("lt", size, _one(a)), small, large)
-    return expr.apply("copysign", result, a)
-
-
-SIN = _unary("sin", np.sin, lambda y, x: cos(x), function("sin"))
-COS = _unary("cos", np.cos, lambda y, x: -sin(x), function("cos"))
+SIN = _unary("sin", np.sin, lambda y, x: COS(x), function("sin"))
+COS = _unary("cos", np.cos, lambda y, x: -SIN(x), function("cos"))
 TAN = _unary("tan", np.tan, lambda y, x: 1 + square(y), function("tan"), ULP8)
 ATAN = _unary("atan", np.arctan, lambda y, x: 1 / (1 + square(x)), function("atan"))
-SINH = _unary("sinh", np.sinh, lambda y, x: cosh(x), pointwise(_sinh), ULP8)
-COSH = _unary("cosh", np.cosh, lambda y, x: sinh(x), pointwise(_cosh), ULP8)
+SINH = _unary("sinh", np.sinh, lambda y, x: COSH(x), function("sinh"))
+COSH = _unary("cosh", np.cosh, lambda y, x: SINH(x), function("cosh"))
 TANH = _unary("tanh", np.tanh, lambda y, x: 1 - square(y), function("tanh"))
 
 
@@ -187,21 +175,25 @@ ATAN2 = Op(
 )
 
 
+@unary(SIN)
 def sin(x: Any) -> Tensor:
     """The sine of `x` radians."""
     return SIN(inexact(x))
 
 
+@unary(COS)
 def cos(x: Any) -> Tensor:
     """The cosine of `x` radians."""
     return COS(inexact(x))
 
 
+@unary(TAN)
 def tan(x: Any) -> Tensor:
     """The tangent of `x` radians."""
     return TAN(inexact(x))
 
 
+@unary(ATAN)
 def atan(x: Any) -> Tensor:
     """The inverse tangent, in radians from -pi/2 to pi/2."""
     return ATAN(inexact(x))
@@ -212,16 +204,19 @@ def atan2(y: Any, x: Any) -> Tensor:
     return ATAN2(*inexacts(y, x))
 
 
+@unary(SINH)
 def sinh(x: Any) -> Tensor:
     """The hyperbolic sine."""
     return SINH(inexact(x))
 
 
+@unary(COSH)
 def cosh(x: Any) -> Tensor:
     """The hyperbolic cosine."""
     return COSH(inexact(x))
 
 
+@unary(TANH)
 def tanh(x: Any) -> Tensor:
     """The hyperbolic tangent."""
     return TANH(inexact(x))
@@ -289,7 +284,7 @@ RELU = Op(
     "relu",
     infer=broadcasting("relu", "iuf"),
     kernel=lambda x: np.maximum(x, 0),
-    vjp=lambda g, y, x: (where(x > 0, g, 0),),
+    vjp=lambda g, y, x: (where(y > 0, g, 0),),  # by `y`, so that `x` need not be kept
     lower=pointwise(lambda a: expr.apply("maximum", a, expr.const(0, a.dtype))),
     batch=batch.elementwise,
 )
@@ -308,22 +303,26 @@ ERF = _unary(
 )
 
 
+@unary(RELU)
 def relu(x: Any) -> Tensor:
     """`max(x, 0)`; NaN for NaN. The gradient at 0 is 0."""
     x = convert(x)
     return RELU(x if x.dtype.is_integer else floating(x, "relu"))
 
 
+@unary(SIGMOID)
 def sigmoid(x: Any) -> Tensor:
     """`1 / (1 + exp(-x))`, without overflow."""
     return SIGMOID(floating(x, "sigmoid"))
 
 
+@unary(SOFTPLUS)
 def softplus(x: Any) -> Tensor:
     """`log(1 + exp(x))`, without overflow."""
     return SOFTPLUS(floating(x, "softplus"))
 
 
+@unary(ERF)
 def erf(x: Any) -> Tensor:
     """The error function, `2 / sqrt(pi)` times the integral of `exp(-t**2)` from 0 to `x`."""
     return ERF(floating(x, "erf"))

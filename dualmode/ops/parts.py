@@ -81,5 +81,5 @@ CONJ = Op(
 
 def conj(x: Any) -> Tensor:
     """`x` with the imaginary part negated; `x` itself where it is not complex."""
-    x = convert(x)
+    x = x if hasattr(x, "_value") else convert(x)
     return CONJ(x) if x.dtype.is_complex else x

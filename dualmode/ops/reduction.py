@@ -22,7 +22,7 @@ from . import batch, rules
 from .elementwise import square, subtract
 from .logic import EQUAL, astype, where
 from .math import sqrt
-from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE
+from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE, real
 from .slicing import PAD, SLICE
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def _wide(x: Array) -> Any:
 
 def _spread(g: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """`g` of the reduced shape, repeated to the shape of `x`."""
-    return BROADCAST_TO(rules.keep_axes(g, axis, keepdims), shape=x.shape)
+    g = rules.keep_axes(g, axis, keepdims)
+    return g if g.shape == x.shape else BROADCAST_TO(g, shape=x.shape)
 
 
 def _sum_kernel(x: Array, axis: Axes, keepdims: bool) -> Any:
@@ -215,10 +216,19 @@ def _cumulative_kernel(x: Array, axis: int, reverse: bool) -> Array:
     return np.ascontiguousarray(np.flip(total, axis)) if reverse else total
 
 
+@real
+def _cumulative_lower(i: Sequence[Expr], out: Spec, x: Reader, *, axis: int, reverse: bool) -> Expr:
+    r, here = expr.Axis(out.shape[axis]), i[axis]
+    body = rules.widen(x([*i[:axis], r, *i[axis + 1 :]]))
+    before = expr.apply("ge" if reverse else "le", r, here)
+    return expr.cast(expr.fold("add", [r], expr.const(0, body.dtype), before, body), out.dtype)
+
+
 CUMULATIVE_SUM = Op(
     "cumulative_sum",
     infer=_cumulative_infer,
     kernel=_cumulative_kernel,
+    lower=_cumulative_lower,
     vjp=lambda g, y, x, axis, reverse: (CUMULATIVE_SUM(g, axis=axis, reverse=not reverse),),
     tolerance=SUMMED,
     batch=batch.along_axes,

@@ -187,15 +187,16 @@ def no_gradient(g: Any, y: Any, *xs: Any, **attrs: Any) -> tuple[None, ...]:
 
 def unbroadcast(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """`g` summed to `shape`, that of an operand that was broadcast to the shape of `g`."""
-    if g.shape == shape:
+    have = g.shape
+    if have == shape:
         return g
     from .reduction import SUM  # reduction is built on elementwise ops, which are built on this
 
-    extra = g.ndim - len(shape)
+    extra = len(have) - len(shape)
     if extra:
         g = SUM(g, axis=tuple(range(extra)), keepdims=False)
-    ones = tuple(k for k, n in enumerate(shape) if n == 1 and g.shape[k] != 1)
-    return SUM(g, axis=ones, keepdims=True) if ones else g
+    ones = [k for k, n in enumerate(shape) if n == 1 and have[extra + k] != 1]
+    return SUM(g, axis=tuple(ones), keepdims=True) if ones else g
 
 
 def keep_axes(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
@@ -204,9 +205,10 @@ def keep_axes(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
         return g
     from .shape import RESHAPE
 
-    rest = iter(g.shape)
-    shape = tuple(1 if k in axis else next(rest) for k in range(g.ndim + len(axis)))
-    return RESHAPE(g, shape=shape)
+    shape = list(g.shape)
+    for k in sorted(axis):
+        shape.insert(k, 1)
+    return RESHAPE(g, shape=tuple(shape))
 
 
 # --- lowering -----------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Runs executables between guard pages: a read or write out of range kills the process.
 
 As a program, `guarded.py name lengths hosts`, it runs one case, and says before each run how.
+The memory outside of what belongs to a run has one of two patterns, so that results which depend
+on it differ.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from dualmode_compiler.interpret import Interpreter
 from graphs import Array, hosts, same, trace, values
 
 PAGE = mmap.PAGESIZE
-POISON = 0xA5
+POISON = 0xA5  # numbers, and not the same as their neighbours' halves
+OTHER = 0xFF  # NaN, -1 or True
 
 
 class Guarded:
     """Memory of whole pages between two pages that nobody may touch."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, poison: int = POISON) -> None:
         pages = max(-(-size // PAGE), 1)
         self._map = mmap.mmap(-1, (pages + 2) * PAGE)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
@@ -37,7 +40,7 @@ class Guarded:
             if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0):
                 raise OSError(ctypes.get_errno(), "mprotect")
         self.start, self.stop = start + PAGE, start + (pages + 1) * PAGE
-        ctypes.memset(self.start, POISON, pages * PAGE)
+        ctypes.memset(self.start, poison, pages * PAGE)
 
     def array(self, like: Array, at_end: bool, shift: int = 0) -> Array:
         """An array of the kind of `like`, against one of the guard pages."""
@@ -56,20 +59,39 @@ def run(executable: driver.Executable, graph: Graph, at_end: bool, shifted: bool
     """
     arrays = [values(n.spec, k) for k, n in enumerate(graph.params)]
     outputs, states = Interpreter(graph).run(arrays)
+    results = between_guards(executable, graph, arrays, at_end, shifted)
+    for actual, expected in zip(results, [*outputs, *states], strict=True):
+        same(actual, expected, ulp=64)
+
+
+def between_guards(
+    executable: driver.Executable,
+    graph: Graph,
+    arrays: Sequence[Array],
+    at_end: bool,
+    shifted: bool,
+    poison: int = POISON,
+) -> list[Array]:
+    """Outputs and new states of a run with every buffer against a guard page; see `run`.
+
+    Args:
+        poison: the byte that outputs, the arena, and what surrounds all buffers are filled with.
+    """
     code = executable.native()
     held: list[Guarded] = []
 
     def place(like: Array, fill: bool = True) -> Array:
         shift = like.itemsize if shifted else 0
-        held.append(Guarded(like.nbytes + shift))
+        held.append(Guarded(like.nbytes + shift, poison))
         array = held[-1].array(like, at_end, shift)
         if fill:
             array[...] = like
         return array
 
-    params, results = [place(a) for a in arrays], [place(a, fill=False) for a in outputs]
+    empty = [np.empty(n.spec.shape, n.spec.dtype.numpy) for n in graph.outputs]
+    params, results = [place(a) for a in arrays], [place(a, fill=False) for a in empty]
     constants = [place(a) for a in code.constants]
-    arena = Guarded(code.arena)
+    arena = Guarded(code.arena, poison)
     table = np.zeros(code.size, np.uintp)
     for slots, buffers in ((code.slots.params, params), (code.slots.outputs, results)):
         for slot, array in zip(slots, buffers, strict=True):
@@ -81,10 +103,9 @@ def run(executable: driver.Executable, graph: Graph, at_end: bool, shifted: bool
     assert code._run(table.ctypes.data) == 0
     updated = [k for k, _ in graph.updates]
     results += [params[k] for k in updated]
-    for actual, expected in zip(results, [*outputs, *states], strict=True):
-        same(actual, expected, ulp=64)
     for k, (actual, before) in enumerate(zip(params, arrays, strict=True)):
-        assert k in updated or actual.tobytes() == before.tobytes()
+        assert k in updated or actual.tobytes() == before.tobytes(), "an input was written to"
+    return [np.array(a) for a in results]
 
 
 Lengths = Sequence[int]
@@ -121,6 +142,8 @@ def _index(x: Any, i: Any) -> list[Any]:
     return [padded, dm.concat([x, i, x]), dm.take(x, dm.cast(i, "int64") * 0 - 1, 0), dm.roll(x, 1)]
 
 
+_AT = np.array([1, 1, -1, 0, 8, 8, 2, 3, -9])  # repeated, negative
+
 CASES: dict[str, Callable[[Lengths], Graph]] = {
     "elementwise": lengthwise(_scan, "float32[n]", "float32[n]"),
     "wide": lengthwise(
@@ -143,6 +166,22 @@ CASES: dict[str, Callable[[Lengths], Graph]] = {
     "columns": lengthwise(
         lambda x: [dm.softmax(x, 0), dm.sum(x, 0), dm.min(x, 1), dm.transpose(x) * 2.0, x - x[0]],
         "float32[n,5]",
+    ),
+    "moved": lengthwise(
+        lambda x, y: [dm.transpose(x), dm.pad(x, 1), dm.roll(x, 3, 1), dm.concat([x, y], 1)],
+        *("float32[20,n]", "float32[20,70]"),
+    ),
+    "turned": lengthwise(
+        lambda x, y: [dm.transpose(x), dm.transpose(y) > 0, dm.transpose(y) + y[0, 0]],
+        *("int8[n,33]", "float64[n,18]"),
+    ),
+    "apart": lengthwise(
+        lambda x: [*(x[::s] for s in (-1, 2, -2, 3, 4, -4)), dm.repeat(x, 3), dm.stack([x, x], 1)],
+        "float32[n]",
+    ),
+    "prefix": lengthwise(
+        lambda x: [dm.cumulative_sum(x, axis=0), dm.cumulative_sum(x, axis=1), x.at[_AT].add(x)],
+        "float32[9,n]",
     ),
     "matmul": lengthwise(
         lambda x, w, b: [x @ w, dm.relu(dm.transpose(x) @ dm.transpose(w) + b), dm.sum(x @ w)],

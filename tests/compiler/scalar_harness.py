@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler import expr
-from dualmode_compiler.emit import vmath
+from dualmode_compiler.emit import rare, vmath
 from dualmode_compiler.emit.instructions import Writer, apply, literal, memory_type, register_type
 from dualmode_compiler.expr import Apply, Axis, Buffer, Const, Expr, Load
 from dualmode_compiler.runtime import jit
@@ -27,13 +27,16 @@ def _value(w: Writer, root: Expr, known: dict[Expr, str], lanes: int) -> str:
         else:
             assert isinstance(e, Apply), e
             wide = vmath.expand(e)
-            needed = e.args if wide is e else (wide,)
+            needed = (wide,) if wide is not e else e.args if e.fn != "rarely" else rare.known(e)
             missing = [a for a in needed if a not in known]
             if missing:
                 stack.extend(reversed(missing))
                 continue
             if wide is not e:
                 known[e] = known[wide]
+                continue
+            if e.fn == "rarely":
+                known[e] = rare.both(w, e, [known[a] for a in rare.known(e)], lanes)
                 continue
             names, kinds = [known[a] for a in e.args], [a.dtype for a in e.args]
             known[e] = apply(w, e.fn, names, kinds, e.dtype, lanes)

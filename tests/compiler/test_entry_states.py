@@ -17,7 +17,18 @@ import pytest
 
 from dualmode_compiler.runtime.entry import MISS
 from dualmode_compiler.spec import Spec, int64
-from entry_harness import F3, Subclass, Tensor, Variable, array, entry, reader, same, updater
+from entry_harness import (
+    F3,
+    Subclass,
+    Tensor,
+    Variable,
+    array,
+    callback,
+    entry,
+    reader,
+    same,
+    updater,
+)
 
 
 @pytest.fixture(params=[True, False], ids=["native", "ctypes"])
@@ -256,6 +267,25 @@ def test_others_run_while_the_gil_is_released(make: Any) -> None:
     assert made.run([])[0].tolist() == [1, 2, 3]
     first.join()
     same(made.call(), 1, 2, 3)
+
+
+@pytest.mark.parametrize("release_gil", [True, False])
+def test_a_tensor_may_be_emptied_while_it_is_read(make: Any, release_gil: bool) -> None:
+    def take() -> None:
+        old = weakref.ref(x._value)
+        x._value = None
+        alive.append(old() is not None)
+
+    alive: list[bool] = []
+    made = make(
+        "late", [F3], [F3], fixed=[callback(take)], release_gil=release_gil, calls_back=True
+    )
+    for _ in range(3):
+        x = Tensor(array(1, 2, 3))
+        same(made.call(x), 1, 2, 3)
+        x = Tensor(array(4, 5, 6)[::-1])
+        assert made.call(x) is MISS
+    assert alive == [True] * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from dualmode_compiler import contract
 from dualmode_compiler.contract import Gemm
 from dualmode_compiler.runtime import jit
+from dualmode_compiler.runtime.caches import Caches, caches
 from dualmode_compiler.spec import DType, float32, float64, int32
 
 Array = np.ndarray[Any, Any]
@@ -194,9 +196,17 @@ LARGE = [
     Case(3000, 1, 40),
     Case(1, 300, 500, b="column"),
     Case(300, 1, 500, a="column"),
+    Case(7, 101, 600, b="column"),  # inner products, of a few rows at a time
+    Case(5, 300, 530, float64, b="column", batch=(2,)),
+    Case(101, 10, 600, b="column"),  # the same of the transposed product
+    Case(300, 7, 530, float64, b="column", batch=(2,)),
     Case(130, 520, 520, batch=(2,)),
     Case(200, 300, 600, float32, "row", "column"),
     Case(3, 2, 5, batch=(200, 3)),
+    Case(100, 1000, 600),  # B is far: its next stretch of K is fetched ahead
+    Case(1016, 70, 200, a="column", margin=8),  # rows of A 4096 bytes apart: two panels a strip
+    Case(504, 70, 200, float64, a="column", margin=8),
+    Case(40, 290, 700),  # columns shared out evenly, a ragged tail
 ]
 
 
@@ -207,12 +217,51 @@ def test_blocked_product(case: Case, epilogue: bool, host: jit.Host) -> None:
     _check(case, host, epilogue)
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for code of one architecture")
+@pytest.mark.parametrize("dtype", [float32, float64], ids=lambda d: d.name)
+def test_inner_products_of_many_short_registers(dtype: DType) -> None:
+    host = jit.Host(jit.host().triple, "x86-64-v2", "", 16, 32, False)
+    for m, n in ((7, 101), (2, 10), (101, 7)):
+        _check(Case(m, n, 600, dtype, b="column"), host, epilogue=False)
+
+
 def test_chunks_follow_the_sizes() -> None:
     def chunks(m: int, n: int, k: int) -> int:
         return contract.emit("f", Gemm(m, n, k, float32, (k, 1), (n, 1), n), HOSTS[0], None).chunks
 
     assert chunks(8, 8, 8) == 1
     assert 2 <= chunks(128, 128, 128) <= chunks(512, 512, 512)
+
+
+def test_cuts_suit_the_strides() -> None:
+    host = jit.host()
+    if host.vector_bytes != 64 or caches().second != 1 << 20:
+        pytest.skip("the expected cuts are those of one kind of machine")
+    near = contract.tiling(Gemm(512, 512, 512, float32, (1, 512), (512, 1), 512), host)
+    assert near.pack_a is None
+    apart = contract.tiling(Gemm(1024, 1024, 1024, float32, (1, 1024), (1024, 1), 1024), host)
+    assert apart.pack_a == "rows"
+    assert apart.abreast == 2
+    far = contract.tiling(Gemm(128, 1024, 1024, float32, (1024, 1), (1024, 1), 1024), host)
+    assert far.fetch
+    assert far.depth < 1024
+    assert not contract.tiling(Gemm(64, 64, 64, float32, (64, 1), (64, 1), 64), host).fetch
+
+
+def test_caches(tmp_path: Path) -> None:
+    def entry(name: str, kind: str, level: str, size: str) -> None:
+        (tmp_path / name).mkdir()
+        for file, text in (("type", kind), ("level", level), ("size", size)):
+            (tmp_path / name / file).write_text(text + "\n")
+
+    assert caches(tmp_path) == Caches()
+    caches.cache_clear()
+    entry("index0", "Data", "1", "48K")
+    entry("index1", "Instruction", "1", "32K")
+    entry("index2", "Unified", "2", "2M")
+    entry("index3", "Unified", "3", "unknown")
+    assert caches(tmp_path) == Caches(48 << 10, 2 << 20)
+    caches.cache_clear()
 
 
 def test_equal_helpers_have_equal_text() -> None:

@@ -169,8 +169,8 @@ UPDATES: dict[str, tuple[Any, list[str], int]] = {
         1,
     ),
     "by the host": (
-        lambda a: ([dm.cumulative_sum(a)], [a, dm.cumulative_sum(a + 1.0)]),
-        [F],
+        lambda a: ([dm.conj(a)], [a, dm.conj(a + 1.0)]),
+        ["complex64[5]"],
         1,
     ),
     "complex": (lambda a, b: ([b, a * b], [a + b, b]), ["complex64[5]", "complex64[5]"], 2),

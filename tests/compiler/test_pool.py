@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -18,9 +19,9 @@ import pytest
 from dualmode_compiler.runtime import jit, pool
 
 # @count adds 1 to its chunk's element; @nested runs a job of its own for a row of 8 elements.
-# @jobs runs `n` jobs of `chunks` chunks in a row.
+# @jobs runs `n` jobs of `chunks` chunks, with so much work, in a row.
 TEXT = """
-declare void @dm_pool_run(ptr, ptr, i64)
+declare void @dm_pool_run(ptr, ptr, i64, i64)
 
 define void @count(ptr %x, i64 %chunk) {
   %p = getelementptr i64, ptr %x, i64 %chunk
@@ -33,16 +34,16 @@ define void @count(ptr %x, i64 %chunk) {
 define void @nested(ptr %x, i64 %chunk) {
   %first = mul i64 %chunk, 8
   %p = getelementptr i64, ptr %x, i64 %first
-  call void @dm_pool_run(ptr @count, ptr %p, i64 8)
+  call void @dm_pool_run(ptr @count, ptr %p, i64 8, i64 8)
   ret void
 }
 
-define void @jobs(ptr %f, ptr %x, i64 %chunks, i64 %n) {
+define void @jobs(ptr %f, ptr %x, i64 %chunks, i64 %n, i64 %work) {
 entry:
   br label %job
 job:
   %i = phi i64 [ 0, %entry ], [ %j, %job ]
-  call void @dm_pool_run(ptr %f, ptr %x, i64 %chunks)
+  call void @dm_pool_run(ptr %f, ptr %x, i64 %chunks, i64 %work)
   %j = add i64 %i, 1
   %more = icmp ult i64 %j, %n
   br i1 %more, label %job, label %done
@@ -57,12 +58,14 @@ def _library() -> jit.Library:
     return jit.load(jit.compile_text(TEXT), ["jobs", "count", "nested"], pool.symbols())
 
 
-def _jobs(chunk: int, x: np.ndarray[Any, Any], chunks: int, n: int = 1) -> None:
+def _jobs(
+    chunk: int, x: np.ndarray[Any, Any], chunks: int, n: int = 1, work: int = pool.LONG_JOB
+) -> None:
     """`n` jobs of `chunks` calls of the function at address `chunk`, without the GIL."""
     prototype = ctypes.CFUNCTYPE(
-        None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+        None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
     )
-    prototype(_library()["jobs"])(chunk, x.ctypes.data, chunks, n)
+    prototype(_library()["jobs"])(chunk, x.ctypes.data, chunks, n, work)
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 5], ids=lambda n: f"{n} threads")
@@ -113,6 +116,44 @@ def test_a_chunk_may_call_python() -> None:
     assert address
     _jobs(address, np.zeros(1), 30)
     assert sorted(seen) == list(range(30))
+
+
+def _who_runs(chunks: int, work: int) -> set[int]:
+    """The threads that run the chunks of one job."""
+    seen: set[int] = set()
+
+    def chunk(_: int, chunk: int) -> None:
+        seen.add(threading.get_native_id())
+        time.sleep(0.001)
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(chunk)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address
+    _jobs(address, np.zeros(1), chunks, work=work)
+    return seen
+
+
+def test_a_short_job_that_comes_alone_wakes_nobody() -> None:
+    _jobs(_library()["count"], np.zeros(64, np.int64), 64)
+    time.sleep(0.1)
+    assert _who_runs(40, pool.LONG_JOB - 1) == {threading.get_native_id()}
+
+
+def test_a_long_job_wakes_the_workers() -> None:
+    time.sleep(0.1)
+    assert len(_who_runs(48, pool.LONG_JOB)) == pool.num_threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system pins no threads")
+def test_woken_workers_may_still_run_everywhere() -> None:
+    mine = os.sched_getaffinity(0)
+    for _ in range(10):
+        time.sleep(0.002)  # workers sleep, and move off the caller's core when they are woken
+        _jobs(_library()["count"], np.zeros(64, np.int64), 64, 20)
+    until = time.monotonic() + 10  # a worker may be on its way to another core
+    while any(os.sched_getaffinity(int(t)) != mine for t in os.listdir("/proc/self/task")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_resize_and_shutdown_between_jobs() -> None:

@@ -1,12 +1,15 @@
 """Vector math against NumPy in wider formats, in units in the last place (ulp).
 
-`pytest -m slow` goes through all 2**32 float32 arguments.
+`pytest -m slow` goes through every 101st float32 argument, and through all 2**32 with
+DUALMODE_TEST_STRIDE=1.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -46,9 +49,13 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "expm1": np.expm1,
     "log": np.log,
     "log1p": np.log1p,
+    "log2": np.log2,
+    "log10": np.log10,
     "sin": np.sin,
     "cos": np.cos,
     "tan": np.tan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
     "tanh": np.tanh,
     "erf": erf,
     "atan": np.arctan,
@@ -56,7 +63,27 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "softplus": softplus,
 }
 BINARY: dict[str, Callable[[Array, Array], Array]] = {"pow": np.power, "atan2": np.arctan2}
-BOUND = {"pow": 4.0}
+# What the error may be at most. Tighter than promised, so that a wrong coefficient shows.
+MOST = {
+    "exp": 1.1,
+    "expm1": 1.7,
+    "log": 1.0,
+    "log1p": 1.6,
+    "log2": 1.1,
+    "log10": 1.1,
+    "sin": 1.6,
+    "cos": 1.6,
+    "tan": 2.0,
+    "sinh": 1.9,
+    "cosh": 1.9,
+    "tanh": 1.8,
+    "erf": 1.9,
+    "atan": 1.5,
+    "sigmoid": 2.0,
+    "softplus": 1.9,
+    "pow": 3.5,
+    "atan2": 2.0,
+}
 
 
 def errors(got: Array, want: Array) -> Array:
@@ -115,7 +142,7 @@ def samples(dtype: DType, count: int) -> Array:
 @pytest.mark.parametrize("fn", UNARY)
 def test_float32(fn: str, lanes: int) -> None:
     x = samples(float32, 1 << 19 if lanes > 1 else 1 << 12)
-    assert worst(fn, UNARY[fn], float32, lanes, x) <= 2
+    assert worst(fn, UNARY[fn], float32, lanes, x) <= MOST[fn]
 
 
 @pytest.mark.skipif(not EXTENDED, reason="needs a longdouble wider than float64")
@@ -159,7 +186,30 @@ def test_two_arguments(fn: str, dtype: DType) -> None:
     if dtype is float64 and not EXTENDED:
         pytest.skip("needs a longdouble wider than float64")
     x, y = pairs(dtype, 1 << 16)
-    assert worst(fn, BINARY[fn], dtype, 8, x, y) <= BOUND.get(fn, 2)
+    assert worst(fn, BINARY[fn], dtype, 8, x, y) <= MOST[fn]
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.2, 0.01])
+def test_powers_up_to_the_limits_of_float32(spread: float) -> None:
+    """There the error of the logarithm counts most, above all of bases near sqrt(1/2)."""
+    rng = np.random.default_rng(3)
+    x = np.exp(rng.normal(size=1 << 18) * spread).astype(np.float32)
+    size = rng.uniform(90, 125, x.size) * rng.choice([-1, 1], x.size)
+    with np.errstate(all="ignore"):
+        y = (size / np.log2(x)).astype(np.float32)
+    assert worst("pow", np.power, float32, 16, x, y) <= MOST["pow"]
+
+
+def test_powers_of_denormal_numbers_and_the_largest_powers() -> None:
+    """They are computed in float64, so little is lost but by the last rounding."""
+    rng = np.random.default_rng(4)
+    n = 1 << 16
+    x = np.concatenate([rng.uniform(0, 2.0**-126, n), rng.uniform(0.7, 1.42, n)])
+    x = x.astype(np.float32)
+    size = np.concatenate([rng.uniform(-125, 125, n), rng.uniform(126.5, 127.9, n)])
+    with np.errstate(all="ignore"):
+        y = (size / np.log2(x)).astype(np.float32)
+    assert worst("pow", np.power, float32, 16, x, y) <= 0.6
 
 
 @pytest.mark.parametrize("dtype", [float16, bfloat16], ids=repr)
@@ -199,7 +249,53 @@ def test_the_same_digits_on_every_width() -> None:
         np.testing.assert_array_equal(runs[0], runs[2], err_msg=fn)
 
 
-ODD, EVEN = {"sin", "tan", "tanh", "erf", "atan"}, {"cos"}
+def grid(dtype: DType) -> Array:
+    """Bit patterns of every size, multiples of 2**-11 in -32 .. 32, and neighbours of k * pi/2."""
+    word, count = np.dtype(f"u{dtype.itemsize}"), 1 << 14
+    patterns = np.arange(count, dtype=word) << np.array(8 * dtype.itemsize - 14, word)
+    near = [np.arange(-65536, 65536) / 2048.0, np.arange(1, 60000, 3) * (np.pi / 2)]
+    return np.concatenate([patterns.view(dtype.numpy), *(x.astype(dtype.numpy) for x in near)])
+
+
+def digest(fn: str, dtype: DType) -> str:
+    x = grid(dtype)
+    arguments = [x] if fn in UNARY else [x, np.roll(x[::-1], 12345)]
+    out = kernel(lambda *a: apply(fn, *a), [dtype] * len(arguments), 8)(*arguments)
+    out = np.where(np.isnan(out), np.array(np.nan, dtype.numpy), out).astype(dtype.numpy)
+    return f"{zlib.crc32(out.tobytes()):08x}"
+
+
+DIGESTS = {
+    "exp": ("f55c296a", "1a36fa5d"),
+    "expm1": ("5f5a1ac2", "8fa096b0"),
+    "log": ("2235e457", "52ef3f51"),
+    "log1p": ("1332691e", "dd2b63ba"),
+    "log2": ("fa46315f", "dedc4ecc"),
+    "log10": ("8d73dc7a", "869907eb"),
+    "sin": ("dc24ccff", "f92eb67d"),
+    "cos": ("6e74ece6", "dee9ca09"),
+    "tan": ("dd8e3484", "90bf8f36"),
+    "sinh": ("860e1871", "1095030b"),
+    "cosh": ("359ac075", "6a57d9a8"),
+    "tanh": ("af863ffb", "75fabb71"),
+    "erf": ("8924219a", "bc99cbf6"),
+    "atan": ("2a8b0dd5", "1b09d9ed"),
+    "sigmoid": ("61bedee4", "d892fddc"),
+    "softplus": ("8cea076f", "248b8fe3"),
+    "pow": ("1cec50b4", "1e7665ec"),
+    "atan2": ("c3c2a9f7", "0a417e02"),
+}
+
+
+@pytest.mark.parametrize("fn", DIGESTS)
+def test_the_same_digits_on_every_machine(fn: str) -> None:
+    """No rounding is left to the machine. After a wanted change of a polynomial, measure its errors
+    over all float32 arguments (`pytest -m slow`), and write the new digests here."""
+    assert (digest(fn, float32), digest(fn, float64)) == DIGESTS[fn]
+
+
+ODD, EVEN = {"sin", "tan", "sinh", "tanh", "erf", "atan"}, {"cos", "cosh"}
+STRIDE = int(os.environ.get("DUALMODE_TEST_STRIDE", "101"))
 
 
 @pytest.mark.slow
@@ -210,10 +306,11 @@ def test_every_float32(fn: str) -> None:
     if fn == "erf":
         oracle = pytest.importorskip("scipy.special").erf
     run = kernel(lambda a: apply(fn, a), [float32])
-    chunk, symmetric = 1 << 14, fn in ODD | EVEN
+    symmetric = fn in ODD | EVEN
+    end, chunk = 1 << (31 if symmetric else 32), STRIDE << 14
     most, at = 0.0, math.nan
-    for start in range(0, 1 << (31 if symmetric else 32), chunk):
-        x = np.arange(start, start + chunk, dtype=np.uint32).view(np.float32)
+    for start in range(int(np.random.default_rng().integers(STRIDE)), end, chunk):
+        x = np.arange(start, min(start + chunk, end), STRIDE, dtype=np.uint32).view(np.float32)
         got = run(x)
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -224,4 +321,4 @@ def test_every_float32(fn: str) -> None:
         if symmetric:
             np.testing.assert_array_equal(run(-x), -got if fn in ODD else got)
     print(f"{fn}: {most:.3f} ulp at {at!r}")
-    assert most <= 2
+    assert most <= MOST[fn]

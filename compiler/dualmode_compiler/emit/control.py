@@ -6,7 +6,8 @@ from ..expr import Buffer
 from ..graph import LOOP
 from ..loops import Control, Copy, HostCall, Kernel
 from ..plan import Plan
-from .steps import INTERRUPTED, OUT_OF_MEMORY, Function, Scope, Stack, copy, is_number
+from ..slots import INTERRUPTED, OUT_OF_MEMORY
+from .steps import Function, Scope, Stack, copy, is_number
 
 UNKNOWN = 1 << 20  # iterations, where nothing is known of their number: it may be a long run
 FIRST = 1 << 10  # bytes of the first piece of a growing stack

@@ -12,53 +12,66 @@ from .writer import LoopWriter
 COLUMNS = 8
 
 
-def dot_name(e: Element) -> str:
-    return f"dm_dot_{e.suffix}"
+def dot_rows(host: Host) -> int:
+    """Rows of A that share each load of a column of B, as far as registers hold the sums."""
+    return 3 if host.registers >= 32 else 1
+
+
+def dot_name(e: Element, rows: int) -> str:
+    return f"dm_dot_{rows}_{e.suffix}"
 
 
 @cache
-def dot(e: Element, host: Host) -> str:
-    """IR of `void f(a, b, bs, columns, k, c)`: c[j] = sum_k a[k] * b[j*bs + k] for j < COLUMNS.
+def dot(e: Element, host: Host, rows: int) -> str:
+    """IR of `void f(a, as, b, bs, columns, k, c, cs)`: for i < rows and j < COLUMNS,
+    c[i*cs + j] = sum_k a[i*as + k] * b[j*bs + k].
 
-    Only `columns` of them exist; the others repeat the last, so `c` has room for COLUMNS elements.
-    The order of every sum is fixed.
+    Only `columns` of them exist; the others repeat the last, so a row of `c` has room for COLUMNS
+    elements. The order of every sum is fixed.
     """
     w = LoopWriter()
     last = w.emit("sub i64 %columns, 1")
     columns = ["%b"]
     for j in range(1, COLUMNS):
         columns.append(w.at("%b", e.type, w.op("mul", w.minimum(last, j), "%bs")))
+    lines = ["%a", *(w.at("%a", e.type, w.op("mul", "%as", i)) for i in range(1, rows))]
     left = w.op("urem", "%k", e.lanes)
     whole = w.emit(f"sub i64 %k, {left}")
-    sums = _whole(w, e, columns, whole)
-    sums = _rest(w, e, columns, whole, left, sums)
-    line = _sum_lanes(w, e, sums)
-    w.do(f"store <{COLUMNS} x {e.type}> {line}, ptr %c, align {e.size}")
+    sums = _whole(w, e, lines, columns, whole)
+    sums = _rest(w, e, lines, columns, whole, left, sums)
+    for i in range(rows):
+        line = _sum_lanes(w, e, sums[i * COLUMNS : (i + 1) * COLUMNS])
+        c = w.at("%c", e.type, w.op("mul", "%cs", i))
+        w.do(f"store <{COLUMNS} x {e.type}> {line}, ptr {c}, align {e.size}")
     w.do("ret void")
-    arguments = "ptr %a, ptr %b, i64 %bs, i64 %columns, i64 %k, ptr %c"
-    head = f"define internal void @{dot_name(e)}({arguments}) {attributes(host)} {{"
+    arguments = "ptr %a, i64 %as, ptr %b, i64 %bs, i64 %columns, i64 %k, ptr %c, i64 %cs"
+    head = f"define internal void @{dot_name(e, rows)}({arguments}) {attributes(host)} {{"
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 
 def _step(
-    w: LoopWriter, e: Element, columns: list[str], at: str, sums: list[str], mask: str | None
+    w: LoopWriter,
+    e: Element,
+    rows: list[str],
+    columns: list[str],
+    at: str,
+    sums: list[str],
+    mask: str | None,
 ) -> list[str]:
-    x = e.load(w, w.at("%a", e.type, at), mask)
-    return [
-        e.multiply_add(w, e.load(w, w.at(column, e.type, at), mask), x, total)
-        for column, total in zip(columns, sums, strict=True)
-    ]
+    xs, ys = ([e.load(w, w.at(p, e.type, at), mask) for p in ps] for ps in (rows, columns))
+    pairs = ((x, y) for x in xs for y in ys)
+    return [e.multiply_add(w, y, x, total) for (x, y), total in zip(pairs, sums, strict=True)]
 
 
-def _whole(w: LoopWriter, e: Element, columns: list[str], whole: str) -> list[str]:
+def _whole(w: LoopWriter, e: Element, rows: list[str], columns: list[str], whole: str) -> list[str]:
     """Sums over whole vectors."""
     start = w.label
     w.do(f"%some = icmp ne i64 {whole}, 0")
     w.do("br i1 %some, label %turn, label %rest")
     w.block("turn")
     phis = len(w.lines)
-    names = [f"%sum{j}" for j in range(COLUMNS)]
-    new = _step(w, e, columns, "%i", names, None)
+    names = [f"%sum{j}" for j in range(len(rows) * COLUMNS)]
+    new = _step(w, e, rows, columns, "%i", names, None)
     w.do(f"%i.next = add i64 %i, {e.lanes}")
     w.do(f"%more = icmp ult i64 %i.next, {whole}")
     w.do("br i1 %more, label %turn, label %rest")
@@ -74,13 +87,19 @@ def _whole(w: LoopWriter, e: Element, columns: list[str], whole: str) -> list[st
 
 
 def _rest(
-    w: LoopWriter, e: Element, columns: list[str], at: str, left: str, sums: list[str]
+    w: LoopWriter,
+    e: Element,
+    rows: list[str],
+    columns: list[str],
+    at: str,
+    left: str,
+    sums: list[str],
 ) -> list[str]:
     """`sums` and the elements that fill no vector."""
     some = w.emit(f"icmp ne i64 {left}, 0")
     w.do(f"br i1 {some}, label %part, label %finish")
     w.block("part")
-    new = _step(w, e, columns, at, sums, e.mask(w, left))
+    new = _step(w, e, rows, columns, at, sums, e.mask(w, left))
     end = w.label
     w.do("br label %finish")
     w.block("finish")

@@ -103,6 +103,8 @@ class Kernel:
         rows, vectors: the tile.
         masked: only the first `live` lanes of the last vector exist, in B and in C.
         by_rows: A[r, k] is at A + r*as + k; else at A + r + k*as.
+        fetch: in each step of K, a cache line is asked for that will be needed later: those at P,
+            P + ps, P + 2*ps, ...
     """
 
     rows: int
@@ -110,15 +112,17 @@ class Kernel:
     masked: bool
     by_rows: bool
     element: Element
+    fetch: bool = False
 
     @property
     def name(self) -> str:
-        tail = "m" if self.masked else ""
+        tail = "m" * self.masked + "f" * self.fetch
         mode = "row" if self.by_rows else "col"
         return f"dm_gemm_{self.rows}x{self.vectors}{tail}_{mode}_{self.element.suffix}"
 
 
 ARGUMENTS = "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add"
+FETCHED = ", ptr %P, i64 %ps"
 
 
 @cache
@@ -145,9 +149,10 @@ def kernel(spec: Kernel, host: Host) -> str:
     w.do("br i1 %more, label %turn, label %finish")
     w.lines[phis:phis] = body.phis(zeros, loaded, turned)
     w.block("finish")
-    body.store_tile(turned[1][3:])
+    body.store_tile(turned[1][body.fixed :])
     w.do("ret void")
-    head = f"define internal void @{spec.name}({ARGUMENTS}) {attributes(host)} {{"
+    arguments = ARGUMENTS + FETCHED * spec.fetch
+    head = f"define internal void @{spec.name}({arguments}) {attributes(host)} {{"
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 
@@ -155,13 +160,15 @@ Incoming = tuple[str, list[str]]  # a block's label and the state on leaving it
 
 
 class _Body:
-    """Pieces of a micro-kernel. Its state is a list: steps left, place in A, pointer into B, sums.
+    """Pieces of a micro-kernel. Its state is a list: steps left, place in A, pointer into B, the
+    line to fetch if there is one, sums.
 
     The place in A is a pointer, or by rows the column's index: rows keep pointers of their own.
     """
 
     def __init__(self, spec: Kernel) -> None:
         self.spec, self.w = spec, LoopWriter()
+        self.fixed = 3 + spec.fetch  # entries of the state ahead of the sums
         self.mask = spec.element.mask(self.w, "%live") if spec.masked else None
         self.tile = [(r, v) for r in range(spec.rows) for v in range(spec.vectors)]
         self.rows = self._rows() if spec.by_rows else []
@@ -195,14 +202,16 @@ class _Body:
         return out
 
     def start(self, sums: list[str]) -> list[str]:
-        return ["%k", "0" if self.spec.by_rows else "%A", "%B", *sums]
+        return ["%k", "0" if self.spec.by_rows else "%A", "%B", *["%P"] * self.spec.fetch, *sums]
 
     def names(self) -> list[str]:
-        return ["%left", "%a", "%b", *(f"%c{r}.{v}" for r, v in self.tile)]
+        sums = (f"%c{r}.{v}" for r, v in self.tile)
+        return ["%left", "%a", "%b", *["%p"] * self.spec.fetch, *sums]
 
     def phis(self, *sources: Incoming) -> list[str]:
         place = "i64" if self.spec.by_rows else "ptr"
-        types = ["i64", place, "ptr", *[self.spec.element.vector] * len(self.tile)]
+        pointers = ["ptr"] * (self.fixed - 2)
+        types = ["i64", place, *pointers, *[self.spec.element.vector] * len(self.tile)]
         return [
             f"  {name} = phi {kind} " + ", ".join(f"[ {s[i]}, %{label} ]" for label, s in sources)
             for i, (name, kind) in enumerate(zip(self.names(), types, strict=True))
@@ -211,7 +220,11 @@ class _Body:
     def step(self, state: list[str]) -> list[str]:
         """A rank-one update of the state."""
         w, spec, e = self.w, self.spec, self.spec.element
-        _, a, b, *sums = state
+        a, b, sums = state[1], state[2], state[self.fixed :]
+        fetch = []
+        if spec.fetch:
+            w.do("call void @llvm.prefetch.p0(ptr %p, i32 0, i32 2, i32 1)")
+            fetch = [w.at("%p", e.type, "%ps")]
         line = [e.load(w, w.at(b, e.type, v * e.lanes), self._mask(v)) for v in range(spec.vectors)]
         new: list[str] = []
         for r in range(spec.rows):
@@ -220,7 +233,7 @@ class _Body:
             for v, y in enumerate(line):
                 new.append(e.multiply_add(w, x, y, sums[r * spec.vectors + v]))
         a = w.op("add", a, 1) if spec.by_rows else w.at(a, e.type, "%as")
-        return ["%left.next", a, w.at(b, e.type, "%bs"), *new]
+        return ["%left.next", a, w.at(b, e.type, "%bs"), *fetch, *new]
 
     def _mask(self, vector: int) -> str | None:
         return self.mask if vector == self.spec.vectors - 1 else None

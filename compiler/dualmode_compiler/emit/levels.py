@@ -55,6 +55,23 @@ def mask_text(active: int, lanes: int) -> str | None:
     return f"<{', '.join('i1 true' if k < active else 'i1 false' for k in range(lanes))}>"
 
 
+def pieces(left: int, short: bool) -> list[tuple[int, int, int]]:
+    """How the last `left` elements of an axis are walked: (offset, lanes, active lanes) of each.
+
+    One vector under a mask, which is as narrow as it can be. On a `short` axis rather two whole
+    vectors if that is enough: a load under a mask waits until a store under a mask is in the cache,
+    which takes longer than all the rest.
+    """
+    out: list[tuple[int, int, int]] = []
+    at = 0
+    if short and left.bit_count() == 2:
+        at = 1 << (left.bit_length() - 1)
+        out.append((0, at, at))
+    if left > at:
+        out.append((at, 1 << (left - at - 1).bit_length(), left - at))
+    return out
+
+
 class Levels:
     """A stack of open loops, the function itself at the bottom.
 

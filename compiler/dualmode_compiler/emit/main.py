@@ -11,9 +11,10 @@ from ..loops import Control, HostCall
 from ..plan import Plan
 from ..runtime import signals
 from ..runtime.jit import Host
+from ..slots import Slots
 from .control import emit_steps
 from .kernel import attributes
-from .steps import Function, Scope, Slots
+from .steps import Function, Scope
 
 SHARE = 500  # lines of text that are worth a module of their own
 
@@ -82,7 +83,7 @@ def emit_main(plan: Plan, slots: Slots, host: Host) -> Program:
     head = f"define i32 @run(ptr %table) {attributes(host)} {{"
     run = "\n".join([head, "entry:", *f.lines(), "}"])
     declarations = [
-        "declare void @dm_pool_run(ptr, ptr, i64)",
+        "declare void @dm_pool_run(ptr, ptr, i64, i64)",
         "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
         *sorted(f.declarations | f.w.declarations),
     ]

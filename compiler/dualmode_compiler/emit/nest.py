@@ -11,11 +11,13 @@ number of threads.
 from __future__ import annotations
 
 from .. import expr
-from ..expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce
+from ..expr import Affine, Apply, Axis, Buffer, Const, Expr, Fold, Load, Reduce
 from ..runtime.jit import Host
 from ..spec import DType, bool_, int64
+from . import rare
 from .instructions import apply, literal, memory_type, register_type, splat
 from .levels import Level, Levels, Value, iota
+from .strided import FARTHEST, strided
 from .vmath import expand
 
 ACCUMULATORS = 4  # independent partial results of a reduction, to hide the latency of its operator
@@ -30,8 +32,13 @@ class Nest(Levels):
         self.pointers = pointers
         self.splats: dict[tuple[str, DType, int], str] = {}
         self.expanded: dict[Expr, Expr] = {}
-        self.kept: dict[Expr, str] = {}  # values that are stored to a row when they are computed
-        self.rows: dict[Expr, tuple[str, Axis]] = {}  # values to load from a row, at that axis
+        # values that are stored to a row when they are computed; the row, and its step
+        self.kept: dict[Expr, tuple[str, int]] = {}
+        # values to load from a row, at that axis times that step
+        self.rows: dict[Expr, tuple[str, Axis, int]] = {}
+        self.streaming: set[Buffer] = set()  # where whole vectors are stored past the caches
+        self.ahead: dict[Buffer, int] = {}  # how many elements ahead to prefetch
+        self.readers: dict[Buffer, list[Load]] = {}  # the loads of these, in order
 
     def _level(self, x: Expr) -> int:
         return max((self.depth[a] for a in x.axes), default=0)
@@ -80,7 +87,9 @@ class Nest(Levels):
             return ()
         if isinstance(x, Apply):
             wide = self._expand(x)
-            return x.args if wide is x else (wide,)
+            if wide is not x:
+                return (wide,)
+            return rare.known(x) if x.fn == "rarely" else x.args
         if isinstance(x, Affine):
             return tuple(a for a, _ in x.terms if not isinstance(a, Axis))
         if isinstance(x, Load):
@@ -105,16 +114,25 @@ class Nest(Levels):
             return Value(self.base(x) if lanes == 1 else self._indices(x, level), lanes)
         if isinstance(x, Load):
             return self._load(x, level, lanes)
-        if isinstance(x, Reduce):
+        if isinstance(x, Reduce | Fold):
             return self._reduce(x, level)
         assert isinstance(x, Apply)
         wide = self._expand(x)
         if wide is not x:
             return self.memo[wide]
+        if x.fn == "rarely":
+            return Value(self._rarely(x, level, lanes), lanes)
         args = [self.vector(a, lanes) for a in x.args]
         self._to(level)
         kinds = [a.dtype for a in x.args]
         return Value(apply(self.w, x.fn, args, kinds, x.dtype, lanes), lanes)
+
+    def _rarely(self, x: Apply, level: int, lanes: int) -> str:
+        names = [self.vector(a, lanes) for a in rare.known(x)]
+        self._to(level)
+        if lanes == 1:
+            return rare.both(self.w, x, names, lanes)
+        return rare.branch(self, self.levels[level].block, x, names, lanes)
 
     # --- addresses --------------------------------------------------------------------------------
 
@@ -177,15 +195,35 @@ class Nest(Levels):
 
     def _load(self, x: Load, level: int, lanes: int) -> Value:
         index, dtype, scope = x.index[0], x.dtype, self.levels[level]
-        if lanes > 1 and self.stride(index, scope.vector) != 1:
-            out = self._gather(x, level)
-            return Value(self._from_memory(out, dtype, lanes), lanes)
+        stride = self.stride(index, scope.vector) if lanes > 1 else 1
+        if stride != 1:
+            near = stride is not None and abs(stride) <= FARTHEST and scope.mask is None
+            if near and stride is not None:
+                first = self.address(x.buffer, index)
+                self._to(level)
+                out = strided(self.w, first, stride, dtype, lanes)
+            else:
+                out = self._gather(x, level)
+            return Value(self.from_memory(out, dtype, lanes), lanes)
         place = self.address(x.buffer, index)
         self._to(level)
-        out = self._read(dtype, place, lanes, scope.mask)
-        return Value(self._from_memory(out, dtype, lanes), lanes)
+        if lanes > 1 and scope.mask is None and x.buffer in self.ahead:
+            self._prefetch(x, place)
+        out = self.read(dtype, place, lanes, scope.mask)
+        return Value(self.from_memory(out, dtype, lanes), lanes)
 
-    def _read(self, dtype: DType, place: str, lanes: int, mask: str | None) -> str:
+    def _prefetch(self, x: Load, place: str) -> None:
+        """Ask for the next row, in the second loop over a row: the first waits for memory."""
+        readers = self.readers.setdefault(x.buffer, [])
+        if x not in readers:
+            readers.append(x)
+        if readers.index(x) != 1:
+            return
+        element = memory_type(x.dtype, 1)
+        later = self.w.emit(f"getelementptr {element}, ptr {place}, i64 {self.ahead[x.buffer]}")
+        self._intrinsic("void @llvm.prefetch.p0", f"ptr {later}, i32 0, i32 3, i32 1")
+
+    def read(self, dtype: DType, place: str, lanes: int, mask: str | None) -> str:
         """`lanes` neighbours from `place`, as they are in memory."""
         kind, size = memory_type(dtype, lanes), dtype.itemsize
         if lanes == 1 or mask is None:
@@ -193,7 +231,7 @@ class Nest(Levels):
         args = f"ptr {place}, i32 {size}, <{lanes} x i1> {mask}, {kind} zeroinitializer"
         return self._intrinsic(f"{kind} @llvm.masked.load.{_mangle(kind)}.p0", args)
 
-    def _write(self, name: str, dtype: DType, place: str, lanes: int, mask: str | None) -> None:
+    def write(self, name: str, dtype: DType, place: str, lanes: int, mask: str | None) -> None:
         """Store `lanes` neighbours, as they are in memory, to `place`."""
         kind, size = memory_type(dtype, lanes), dtype.itemsize
         if lanes == 1 or mask is None:
@@ -202,30 +240,52 @@ class Nest(Levels):
             args = f"{kind} {name}, ptr {place}, i32 {size}, <{lanes} x i1> {mask}"
             self._intrinsic(f"void @llvm.masked.store.{_mangle(kind)}.p0", args)
 
-    def keep(self, value: Expr, reuse: Expr, inner: Axis) -> None:
-        """Store `value` to a row as it is computed, and load `reuse` from there at `inner`."""
-        kind = memory_type(value.dtype, 1)
+    def room(self, count: int, dtype: DType) -> str:
+        """Memory on the stack for `count` values."""
         row = self.w.fresh()
-        self.lines.insert(0, f"  {row} = alloca [{inner.extent} x {kind}], align 64")
-        self.kept[value] = row
-        self.rows[reuse] = row, inner
+        self.lines.insert(0, f"  {row} = alloca [{count} x {memory_type(dtype, 1)}], align 64")
+        return row
+
+    def keep(self, value: Expr, reuse: Expr, inner: Axis, lanes: int) -> None:
+        """Store `value` to a row as it is computed, and load `reuse` from there at `inner`.
+
+        The row holds `lanes` neighbours for each value of `inner`.
+        """
+        row = self.room(inner.extent * lanes, value.dtype)
+        self.kept[value] = row, lanes
+        self.rows[reuse] = row, inner, lanes
 
     def _keep(self, x: Expr, level: int) -> None:
         (axis,) = (a for a in x.axes if self.depth[a] == level)
-        value = self.memo[x]
-        self._to(level)
-        kind = memory_type(x.dtype, 1)
-        place = self.w.emit(f"getelementptr {kind}, ptr {self.kept[x]}, i64 {self.at[axis]}")
-        mask = self.levels[level].mask if value.lanes > 1 else None
-        self._write(value.name, x.dtype, place, value.lanes, mask)
+        row, step = self.kept[x]
+        self.put(self.memo[x], x.dtype, row, axis, step, level)
 
     def _recall(self, x: Expr, level: int) -> str:
-        row, axis = self.rows[x]
+        row, axis, step = self.rows[x]
+        lanes = self.levels[level].lanes if self.levels[level].vector in x.axes else 1
+        return self.get(lanes, x.dtype, row, axis, step, level)
+
+    def put(
+        self, value: Value, dtype: DType, row: str, axis: Axis, step: int, level: int = -1
+    ) -> None:
+        """Store `value` to `row`, in the place of `axis` at an open level."""
+        place = self._in_row(dtype, row, axis, step, level)
+        mask = self.levels[level].mask if value.lanes > 1 else None
+        self.write(value.name, dtype, place, value.lanes, mask)
+
+    def get(
+        self, lanes: int, dtype: DType, row: str, axis: Axis, step: int, level: int = -1
+    ) -> str:
+        """What `put` stored there."""
+        place = self._in_row(dtype, row, axis, step, level)
+        return self.read(dtype, place, lanes, self.levels[level].mask)
+
+    def _in_row(self, dtype: DType, row: str, axis: Axis, step: int, level: int) -> str:
         self._to(level)
-        kind = memory_type(x.dtype, 1)
-        place = self.w.emit(f"getelementptr {kind}, ptr {row}, i64 {self.at[axis]}")
-        scope = self.levels[level]
-        return self._read(x.dtype, place, scope.lanes, scope.mask)
+        at = self.at[axis]
+        if step != 1:
+            at = self.w.emit(f"mul nuw nsw i64 {at}, {step}")
+        return self.w.emit(f"getelementptr {memory_type(dtype, 1)}, ptr {row}, i64 {at}")
 
     def _gather(self, x: Load, level: int) -> str:
         """Elements that do not lie side by side, one for each lane."""
@@ -249,7 +309,8 @@ class Nest(Levels):
             return ""
         return self.w.emit(call)
 
-    def _from_memory(self, name: str, dtype: DType, lanes: int) -> str:
+    def from_memory(self, name: str, dtype: DType, lanes: int) -> str:
+        """What was read, as it is computed with: booleans are bytes in memory, bits elsewhere."""
         if dtype is not bool_:
             return name
         wide, bits = memory_type(dtype, lanes), register_type(dtype, lanes)
@@ -265,14 +326,31 @@ class Nest(Levels):
         if dtype is bool_:
             kind = memory_type(dtype, lanes)
             name = self.w.emit(f"zext {register_type(dtype, lanes)} {name} to {kind}")
-        self._write(name, dtype, place, lanes, scope.mask)
+        if buffer in self.streaming and scope.mask is None and lanes > 1:
+            self._write_past(name, dtype, place, lanes)
+        else:
+            self.write(name, dtype, place, lanes, scope.mask)
 
-    def _reduce(self, x: Reduce, level: int) -> Value:
-        from .reduce import emit_reduce  # the two modules are one design in two files
+    def _write_past(self, name: str, dtype: DType, place: str, lanes: int) -> None:
+        """Store an aligned vector past the caches."""
+        self.w.declarations.add("!0 = !{i32 1}")
+        align = lanes * dtype.itemsize
+        kind = memory_type(dtype, lanes)
+        self.w.line(f"  store {kind} {name}, ptr {place}, align {align}, !nontemporal !0")
+
+    def fence(self) -> None:
+        """Let other threads see what was stored past the caches before what follows."""
+        self.w.lines = self.lines
+        self.w.declarations.add("declare void @llvm.x86.sse.sfence()")
+        self.w.line("  call void @llvm.x86.sse.sfence()")
+
+    def _reduce(self, x: Reduce | Fold, level: int) -> Value:
+        from .fold import emit_fold  # these modules are one design in three files
+        from .reduce import emit_reduce
 
         inner, self.levels = self.levels[level + 1 :], self.levels[: level + 1]
         try:
-            return emit_reduce(self, x)
+            return emit_reduce(self, x) if isinstance(x, Reduce) else emit_fold(self, x)
         finally:
             self.levels += inner
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from ..runtime.jit import Host
-from ..tiling import Gemm, tiling
+from ..tiling import Gemm, is_flipped, tiling
 from .dot import COLUMNS as DOT_COLUMNS
 from .dot import dot, dot_name
 from .gemm import Kernel, attributes, element, kernel
@@ -38,7 +38,8 @@ class Code:
 
 @dataclass(frozen=True)
 class _Panel:
-    """Operands of a panel: A, B, C, C's row stride, steps of K, whether to add, which height."""
+    """Operands of a panel: A, B, C, C's row stride, steps of K, whether to add, which height; the
+    part of B that comes next, and the number of the panel's first line of it."""
 
     a: str
     b: str
@@ -47,21 +48,23 @@ class _Panel:
     length: str | int
     add: str
     is_tall: str | None
+    following: str
+    line: str
 
 
 class Product:
     """Writes one product. Methods go from the outermost loop inwards.
 
-    A matrix times a vector is written as the transposed product, so that vectors run along M.
+    Some products are written as the transposed ones (`is_flipped`).
     """
 
     def __init__(self, name: str, g: Gemm, host: Host, epilogue: str | None) -> None:
-        self.flipped = g.n == 1 and g.m > 1
+        self.flipped = is_flipped(g, host)
         if self.flipped:
             g = g.transposed()
         self.name, self.g, self.host, self.epilogue = name, g, host, epilogue
         self.e = element(g.dtype, host)
-        self.t = tiling(g, host)
+        self.t = tiling(g, host, epilogue is not None)
         self.w = LoopWriter()
         self.helpers: dict[str, str] = {}
         self.allocas: list[str] = []
@@ -73,9 +76,12 @@ class Product:
         scattered = self.flipped and g.c != 1
         self.scratch = epilogue is not None or not fits or scattered or self.t.dots
         self.stretches = -(-g.k // self.t.depth)
+        self.fetch = self.t.fetch and self.stretches > 1
 
     def emit(self) -> Code:
         w, g, t = self.w, self.g, self.t
+        unit = DOT_COLUMNS if t.dots else self.width
+        self.tiles = -(-g.n // unit)
         self.across = -(-g.n // t.columns)
         self.down = -(-t.panels // t.panels_per_block)
         blocks = g.count * self.down * self.across
@@ -101,7 +107,8 @@ class Product:
 
     def _reserve(self) -> None:
         t, lanes = self.t, self.e.lanes
-        wide = -(-min(t.columns, self.g.n) // lanes) * lanes
+        unit = max(lanes, DOT_COLUMNS) if t.dots else lanes
+        wide = -(-min(t.columns, self.g.n) // unit) * unit
         self.ldt = wide + lanes if wide > lanes else wide
         high = t.tallest * (t.panels_per_block if self.stretches > 1 else 1)
         self.ldp = -(-t.tallest // lanes) * lanes
@@ -125,10 +132,8 @@ class Product:
         ib = w.op("urem", rest, self.down)
         self.flat = w.op("udiv", rest, self.down)
         self.a, self.b, self.c = self._batch(self.flat)
-        self.j0 = w.op("mul", jb, t.columns)
+        self._columns_of(jb)
         p0 = w.op("mul", ib, t.panels_per_block)
-        self.is_last = w.emit(f"icmp eq i64 {jb}, {self.across - 1}") if self.across > 1 else ""
-        self.columns = self._of_block(t.columns, g.n)
         p1: str | int = t.panels
         if self.down > 1:
             p1 = w.minimum(w.op("add", p0, t.panels_per_block), t.panels)
@@ -139,16 +144,26 @@ class Product:
                 length = w.minimum(w.op("sub", g.k, k0), t.depth)
                 self._stretch(k0, length, p0, p1)
 
-    def _of_block(self, usual: int, whole: int) -> str | int:
-        """What of `whole` belongs to the block: `usual`, or the remainder in the last column."""
+    def _columns_of(self, jb: str) -> None:
+        """What block column `jb` has: micro-tiles are shared out evenly, the first get one more."""
+        w, g = self.w, self.g
+        unit = DOT_COLUMNS if self.t.dots else self.width
         if self.across == 1:
-            return whole
-        rest = whole - (self.across - 1) * usual
-        return (
-            usual
-            if rest == usual
-            else self.w.emit(f"select i1 {self.is_last}, i64 {rest}, i64 {usual}")
-        )
+            self.is_last, self.j0 = "", "0"
+            self.columns: str | int = g.n
+            self.whole: str | int = g.n // unit
+            return
+        base, more = divmod(self.tiles, self.across)
+        first, count = w.op("mul", jb, base), str(base)
+        if more:
+            first = w.op("add", first, w.minimum(jb, more))
+            wide = w.emit(f"icmp ult i64 {jb}, {more}")
+            count = w.emit(f"select i1 {wide}, i64 {base + 1}, i64 {base}")
+        self.is_last = w.emit(f"icmp eq i64 {jb}, {self.across - 1}")
+        self.j0 = w.op("mul", first, unit)
+        left = w.op("sub", g.n, self.j0)
+        self.columns = w.minimum(w.op("mul", count, unit) if more else base * unit, left)
+        self.whole = w.op("udiv", self.columns, unit)
 
     def _batch(self, flat: str) -> list[str]:
         """Addresses of A, B and C of batch element `flat`."""
@@ -176,16 +191,28 @@ class Product:
             a = w.at(self.a, e.type, w.op("mul", row, g.a[0]))
             a = w.at(a, e.type, w.op("mul", k0, g.a[1]))
             if t.pack_a:
-                a = self._pack_panel(a, rows, is_tall, length)
+                a = self._packed_panel(a, p, row, rows, is_tall, length)
             if self.scratch:
                 high = w.op("sub", p, p0) if self.stretches > 1 else "0"
                 c, ldc = w.at("%tile", e.type, w.op("mul", high, t.tallest * self.ldt)), self.ldt
             else:
                 c, ldc = w.at(self.c, e.type, w.op("mul", row, g.c)), g.c
                 c = w.at(c, e.type, self.j0)
-            self._panel(_Panel(a, b, c, ldc, length, k0 if self.stretches > 1 else "0", is_tall))
+            add = k0 if self.stretches > 1 else "0"
+            self._panel(_Panel(a, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
             if self.scratch:
                 self._finish(k0, length, row, rows, c)
+
+    def _following(self, k0: str, p: str, p0: str) -> tuple[str, str]:
+        """What panel `p` fetches for the next stretch of K: see `_Panel`."""
+        w, t, g = self.w, self.t, self.g
+        if not self.fetch:
+            return "", ""
+        k1 = w.op("add", k0, t.depth)
+        row = w.at(self.b, self.e.type, w.op("mul", k1, g.b[0]))
+        more = w.emit(f"icmp ult i64 {k1}, {g.k}")
+        line = w.op("mul", w.op("sub", p, p0), -(-self.tiles // self.across))
+        return w.at(row, self.e.type, self.j0), w.emit(f"select i1 {more}, i64 {line}, i64 {g.n}")
 
     def _pack_strips(self, b: str, length: str | int) -> None:
         """The block of B, as micro-tile after micro-tile of `length` rows of `width`.
@@ -193,7 +220,9 @@ class Product:
         Contiguous rows are taken a few at a time over all strips: they lie on different pages.
         """
         w, t, e, g = self.w, self.t, self.e, self.g
-        strips = self._of_block(t.columns // e.lanes, -(-g.n // e.lanes))
+        strips = -(-g.n // e.lanes)
+        if isinstance(self.columns, str):
+            strips = w.op("udiv", w.op("add", self.columns, e.lanes - 1), e.lanes)
         few = w.loop(0, length, PAGES) if t.pack_b == "rows" else nullcontext("0")
         with few as k, w.loop(0, strips) as s:
             rows = w.minimum(w.op("sub", length, k), PAGES) if t.pack_b == "rows" else length
@@ -206,6 +235,19 @@ class Product:
             target = w.at("%strips", e.type, w.op("add", offset, lane))
             target = w.at(target, e.type, w.op("mul", k, self.width))
             self._pack(t.pack_b, source, g.b, left, rows, target, self.width)
+
+    def _packed_panel(
+        self, a: str, p: str, row: str, rows: str, is_tall: str | None, length: str | int
+    ) -> str:
+        """The packed panel `p`: where several fit side by side, the first packs them all."""
+        w, t = self.w, self.t
+        if t.abreast == 1:
+            return self._pack_panel(a, rows, is_tall, length)
+        place = w.op("urem", p, t.abreast)
+        with w.when(w.emit(f"icmp eq i64 {place}, 0")):
+            left = w.minimum(w.op("sub", self.g.m, row), self.e.lanes)
+            self._pack_panel(a, left, None, length)
+        return w.at("%panel", self.e.type, w.op("mul", place, t.rows))
 
     def _pack_panel(self, a: str, rows: str, is_tall: str | None, length: str | int) -> str:
         """A panel of A, by columns of `ldp` rows; `rows` of them exist."""
@@ -249,8 +291,8 @@ class Product:
         tail = g.n % self.width
         ragged = self.across > 1 and tail > 0
         if g.n >= self.width:
-            whole = self._of_block(t.columns // self.width, g.n // self.width)
-            spec = Kernel(t.rows, t.vectors, self.host.has_masks, t.by_rows, self.e)
+            whole = self.whole
+            spec = Kernel(t.rows, t.vectors, self.host.has_masks, t.by_rows, self.e, self.fetch)
             some = w.when(w.emit(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
             with some, w.loop(0, whole) as s:
                 self._tile(s, spec, lanes, x)
@@ -258,22 +300,32 @@ class Product:
             vectors = -(-tail // lanes)
             # Scratch and packed strips are whole vectors wide: only C and B in place need the mask.
             masked = self.masks and not (self.scratch and t.pack_b)
-            spec = Kernel(t.rows, vectors, masked or self.host.has_masks, t.by_rows, self.e)
+            masked = masked or self.host.has_masks
+            spec = Kernel(t.rows, vectors, masked, t.by_rows, self.e, self.fetch)
             with w.when(self.is_last) if ragged else nullcontext():
-                s = str(g.n // self.width % (t.columns // self.width))
-                self._tile(s, spec, tail - (vectors - 1) * lanes, x)
+                last = self.tiles // self.across - 1 if self.across > 1 else g.n // self.width
+                self._tile(str(last), spec, tail - (vectors - 1) * lanes, x)
 
     def _dots(self, x: _Panel) -> None:
-        """A row of A times the block of B, some columns at a time."""
-        w, e, g = self.w, self.e, self.g
-        self.helpers[dot_name(e)] = dot(e, self.host)
+        """A panel of A times the block of B, some columns at a time."""
+        w, e, g, rows = self.w, self.e, self.g, self.t.rows
+        function = self._dot(rows)
+        if x.is_tall:
+            tall = self._dot(rows + 1)
+            function = w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
         with w.loop(0, self.columns, DOT_COLUMNS) as j:
             b = w.at(x.b, e.type, w.op("mul", j, g.b[1]))
             left = w.op("sub", self.columns, j)
             w.do(
-                f"call void @{dot_name(e)}(ptr {x.a}, ptr {b}, i64 {g.b[1]}, i64 {left}, "
-                f"i64 {x.length}, ptr {w.at(x.c, e.type, j)})"
+                f"call void {function}(ptr {x.a}, i64 {g.a[0]}, ptr {b}, i64 {g.b[1]}, i64 {left}, "
+                f"i64 {x.length}, ptr {w.at(x.c, e.type, j)}, i64 {x.ldc})"
             )
+
+    def _dot(self, rows: int) -> str:
+        name = dot_name(self.e, rows)
+        if name not in self.helpers:
+            self.helpers[name] = dot(self.e, self.host, rows)
+        return f"@{name}"
 
     def _tile(self, s: str, spec: Kernel, live: int, x: _Panel) -> None:
         """Micro-tile `s` of the panel."""
@@ -290,8 +342,19 @@ class Product:
         c = w.at(x.c, e.type, w.op("mul", s, self.width))
         w.do(
             f"call void {function}(ptr {x.a}, i64 {lda}, ptr {b}, i64 {ldb}, ptr {c}, i64 {x.ldc}, "
-            f"i64 {x.length}, i64 {live}, i64 {x.add})"
+            f"i64 {x.length}, i64 {live}, i64 {x.add}{self._fetched(s, x)})"
         )
+
+    def _fetched(self, s: str, x: _Panel) -> str:
+        """The arguments that say what micro-tile `s` fetches: a column of lines, or nothing new."""
+        if not self.fetch:
+            return ""
+        w, e = self.w, self.e
+        first = w.op("mul", w.op("add", x.line, s), e.lanes)
+        left = w.emit(f"icmp ult i64 {first}, {self.columns}")
+        line = w.at(x.following, e.type, first)
+        at = w.emit(f"select i1 {left}, ptr {line}, ptr {x.c}")
+        return f", ptr {at}, i64 {w.emit(f'select i1 {left}, i64 {self.g.b[0]}, i64 0')}"
 
     def _kernel(self, spec: Kernel) -> str:
         if spec.name not in self.helpers:
@@ -309,12 +372,18 @@ class Product:
             self._hand_on(row, rows, tile)
 
     def _hand_on(self, row: str, rows: str, tile: str) -> None:
-        """Pass a finished panel of the tile to the epilogue, or copy it to C."""
+        """Pass a finished panel of the tile on; a flipped one row by row, as columns of C."""
+        w, columns = self.w, str(self.columns)
+        if not self.flipped:
+            self._pass((row, self.j0), (rows, columns), tile, str(self.ldt))
+            return
+        with w.loop(0, rows) as r:
+            line = w.at(tile, self.e.type, w.op("mul", r, self.ldt))
+            self._pass((self.j0, w.op("add", row, r)), (columns, "1"), line, "1")
+
+    def _pass(self, place: tuple[str, str], size: tuple[str, str], tile: str, ldt: str) -> None:
+        """Pass a part of C to the epilogue, or copy it to C."""
         w = self.w
-        ldt = str(self.ldt)
-        place, size = (row, self.j0), (rows, str(self.columns))
-        if self.flipped:
-            place, size, ldt = place[::-1], size[::-1], "1"
         if self.epilogue is not None:
             w.do(
                 f"call void @{self.epilogue}(ptr %bufs, i64 {self.flat}, i64 {place[0]}, "

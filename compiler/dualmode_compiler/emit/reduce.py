@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from .. import expr
-from ..expr import Apply, Axis, Expr, Load, Reduce, int64
+from ..expr import Apply, Axis, Expr, Load, Reduce
 from ..loops import walk
-from ..spec import DType, bool_
+from ..spec import DType
+from .combine import across, combine, identity, pairwise, widen
 from .instructions import apply, literal, register_type
-from .levels import UNROLL, Value, mask_text
+from .levels import UNROLL, Value, mask_text, pieces
 from .nest import ACCUMULATORS, Nest
-
-
-def identity(kind: str, dtype: DType) -> bool | int | float:
-    """The value that changes nothing when combined by `kind`."""
-    if kind in ("add", "or"):
-        return False if dtype is bool_ else 0
-    if kind in ("mul", "and"):
-        return True if dtype is bool_ else 1
-    low = kind in ("maximum", "argmax")
-    if dtype.is_floating:
-        return float("-inf") if low else float("inf")
-    if dtype is bool_:
-        return not low
-    bits = 8 * dtype.itemsize
-    if dtype.kind == "u":
-        return 0 if low else (1 << bits) - 1
-    return -(1 << (bits - 1)) if low else (1 << (bits - 1)) - 1
+from .position import Across, Down
 
 
 def emit_reduce(nest: Nest, x: Reduce) -> Value:
@@ -36,8 +20,10 @@ def emit_reduce(nest: Nest, x: Reduce) -> Value:
     if any(a.extent == 0 for a in x.bound):
         return Value(literal(identity(x.kind, x.dtype), x.dtype, lanes), lanes)
     if x.kind in ("argmax", "argmin"):
-        return _Position(nest, x, lanes).emit()
-    return _Fold(nest, x, lanes).emit()
+        if lanes == 1 and len(x.bound) == 1 and vectorisable(nest, x):
+            return Across(nest, x, _lanes(nest, x, x.body.dtype)).emit()
+        return Down(nest, x, lanes).emit()
+    return Fold(nest, x, lanes).emit()
 
 
 def vectorisable(nest: Nest, x: Reduce) -> bool:
@@ -49,7 +35,13 @@ def vectorisable(nest: Nest, x: Reduce) -> bool:
     return all(s in (0, 1) for s in strides)
 
 
-class _Fold:
+def _lanes(nest: Nest, x: Reduce, dtype: DType) -> int:
+    """Lanes for values of `dtype` along the last bound axis."""
+    width = nest.host.vector_bytes // max(dtype.itemsize, 4)
+    return min(width, 1 << (x.bound[-1].extent - 1).bit_length())
+
+
+class Fold:
     """Sums, products, extremes: any operator whose order is ours to fix."""
 
     def __init__(self, nest: Nest, x: Reduce, lanes: int) -> None:
@@ -58,10 +50,11 @@ class _Fold:
         self.across = lanes == 1 and vectorisable(nest, x)  # lanes along the last bound axis
         extent = x.bound[-1].extent
         if self.across:
-            width = nest.host.vector_bytes // max(x.dtype.itemsize, 4)
-            lanes = min(width, 1 << (extent - 1).bit_length())
+            lanes = _lanes(nest, x, x.dtype)
         self.lanes = lanes
-        self.count = min(ACCUMULATORS, max(1, extent // (lanes if self.across else 1)))
+        vectors = max(1, lanes * x.dtype.itemsize // nest.host.vector_bytes)
+        most = ACCUMULATORS if vectors == 1 else max(1, 2 * ACCUMULATORS // vectors)
+        self.count = min(most, max(1, extent // (lanes if self.across else 1)))
         self.kind = register_type(x.dtype, lanes)
         self.fused = x.kind == "add" and _is_product(x.body) and x.body not in nest.kept
 
@@ -70,14 +63,10 @@ class _Fold:
         accs = self._loops(self.x.bound, [start] * self.count)
         nest = self.nest
         nest.w.lines = nest.levels[-1].block.lines
-        while len(accs) > 1:
-            accs = [
-                self._combine(accs[k], accs[k + 1], self.lanes) if k + 1 < len(accs) else accs[k]
-                for k in range(0, len(accs), 2)
-            ]
+        total = pairwise(nest.w, self.x.kind, accs, self.x.dtype, self.lanes)
         if not self.across:
-            return Value(accs[0], self.outer)
-        return Value(self._across(accs[0]), 1)
+            return Value(total, self.outer)
+        return Value(across(nest.w, self.x.kind, total, self.x.dtype, self.lanes), 1)
 
     def _loops(self, bound: Sequence[Axis], accs: list[str]) -> list[str]:
         if len(bound) == 1:
@@ -101,7 +90,7 @@ class _Fold:
 
         def several(index: str, phis: list[str]) -> list[str]:
             return [
-                self._step(axis, _shifted(nest, index, u * step), acc) for u, acc in enumerate(phis)
+                self.step(axis, _shifted(nest, index, u * step), acc) for u, acc in enumerate(phis)
             ]
 
         if whole > group or (whole and group > UNROLL * step):
@@ -110,111 +99,59 @@ class _Fold:
         else:
             whole = 0
         for u, start in enumerate(range(whole, extent, step)):
-            active = min(step, extent - start)
             k = u % self.count
-            accs[k] = self._step(axis, str(start), accs[k], active)
+            if start + step <= extent:
+                accs[k] = self.step(axis, str(start), accs[k])
+            else:
+                accs[k] = self._last(axis, start, accs[k])
         return accs
 
-    def _step(self, axis: Axis, at: str, acc: str, active: int | None = None) -> str:
+    def step(self, axis: Axis, at: str, acc: str) -> str:
+        """`acc` combined with the body at `at`, or at all lanes from there on."""
         nest, x, lanes = self.nest, self.x, self.lanes
-        mask = mask_text(active or lanes, lanes) if self.across else None
         out: list[str] = []
 
         def body() -> None:
-            if self.fused and mask is None:
+            if self.fused:
                 assert isinstance(x.body, Apply)
                 parts = [nest.vector(a, lanes) for a in x.body.args]
-                here = nest.levels[-1].block.lines
-                nest.w.lines = here
+                nest.w.lines = nest.levels[-1].block.lines
                 kinds = [x.dtype] * 3
                 out.append(apply(nest.w, "fma", [*parts, acc], kinds, x.dtype, lanes))
                 return
             value = nest.vector(x.body, lanes)
             nest.w.lines = nest.levels[-1].block.lines
-            if mask is not None:
-                neutral = literal(identity(x.kind, x.dtype), x.dtype, lanes)
-                value = nest.w.emit(
-                    f"select <{lanes} x i1> {mask}, {self.kind} {value}, {self.kind} {neutral}"
-                )
             out.append(self._combine(acc, value, lanes))
 
         if self.across:
-            nest.scope(axis, at, body, lanes, mask)
+            nest.scope(axis, at, body, lanes, None)
         else:
             nest.scope(axis, at, body)
         return out[0]
 
-    def _combine(self, a: str, b: str, lanes: int) -> str:
-        dtype = self.x.dtype
-        return apply(self.nest.w, self.x.kind, [a, b], [dtype, dtype], dtype, lanes)
+    def _last(self, axis: Axis, start: int, acc: str) -> str:
+        """`acc` combined with what is left, less than a vector."""
+        for at, lanes, active in pieces(axis.extent - start, axis.extent <= 2 * self.lanes):
+            value = self._narrow(axis, str(start + at), lanes, mask_text(active, lanes))
+            acc = self._combine(acc, value, self.lanes)
+        return acc
 
-    def _across(self, name: str) -> str:
-        """The lanes combined by halves."""
-        w, lanes = self.nest.w, self.lanes
-        while lanes > 1:
-            kind, half = register_type(self.x.dtype, lanes), lanes // 2
-            parts = [
-                w.emit(
-                    f"shufflevector {kind} {name}, {kind} poison, <{half} x i32> "
-                    f"<{', '.join(f'i32 {k}' for k in range(first, first + half))}>"
-                )
-                if half > 1
-                else w.emit(f"extractelement {kind} {name}, i64 {first}")
-                for first in (0, half)
-            ]
-            name, lanes = self._combine(parts[0], parts[1], half), half
-        return name
-
-
-class _Position:
-    """argmax and argmin: the first extreme, or the first NaN."""
-
-    def __init__(self, nest: Nest, x: Reduce, lanes: int) -> None:
-        self.nest, self.x, self.lanes = nest, x, lanes
-        self.kind = register_type(x.body.dtype, lanes)
-
-    def emit(self) -> Value:
-        best = literal(identity(self.x.kind, self.x.body.dtype), self.x.body.dtype, self.lanes)
-        none = literal(-1, int64, self.lanes)
-        _, position = self._loops(self.x.bound, [best, none])
-        return Value(position, self.lanes)
-
-    def _loops(self, bound: Sequence[Axis], pair: list[str]) -> list[str]:
-        nest, axis = self.nest, bound[0]
-        carried = [(self.kind, pair[0]), (register_type(int64, self.lanes), pair[1])]
-        rest: Callable[[list[str]], list[str]] = (
-            (lambda phis: self._loops(bound[1:], phis)) if len(bound) > 1 else self._step
-        )
-
-        def iteration(index: str, phis: list[str]) -> list[str]:
-            new: list[str] = []
-            nest.scope(axis, index, lambda: new.extend(rest(phis)))
-            return new
-
-        return nest.loop("0", str(axis.extent), 1, iteration, carried)
-
-    def _step(self, pair: list[str]) -> list[str]:
-        nest, x, lanes = self.nest, self.x, self.lanes
-        dtype = x.body.dtype
-        flat = expr.ravel(x.bound, [a.extent for a in x.bound])
-        value, here = nest.vector(x.body, lanes), nest.vector(flat, lanes)
+    def _narrow(self, axis: Axis, at: str, lanes: int, mask: str | None) -> str:
+        """The body at `lanes` lanes under a mask, filled up with what changes nothing."""
+        nest, x = self.nest, self.x
+        out: list[str] = []
+        nest.scope(axis, at, lambda: out.append(nest.vector(x.body, lanes)), lanes, mask)
         nest.w.lines = nest.levels[-1].block.lines
+        kind = register_type(x.dtype, lanes)
+        neutral = identity(x.kind, x.dtype)
+        (value,) = out
+        if mask is not None:
+            rest = literal(neutral, x.dtype, lanes)
+            value = nest.w.emit(f"select <{lanes} x i1> {mask}, {kind} {value}, {kind} {rest}")
+        return widen(nest.w, value, neutral, x.dtype, lanes, self.lanes)
 
-        def do(fn: str, a: str, b: str, kind: DType = dtype, to: DType = bool_) -> str:
-            return apply(nest.w, fn, [a, b], [kind, kind], to, lanes)
-
-        better = do("gt" if x.kind == "argmax" else "lt", value, pair[0])
-        first = do("eq", pair[1], literal(-1, int64, lanes), int64)
-        better = do("or", better, first, bool_)
-        if dtype.is_floating:  # a NaN beats all numbers, and is beaten by none
-            nan = do("ne", value, value)
-            number = do("eq", pair[0], pair[0])
-            better = do("or", better, do("and", nan, number, bool_), bool_)
-        bits, long = register_type(bool_, lanes), register_type(int64, lanes)
-        return [
-            nest.w.emit(f"select {bits} {better}, {self.kind} {value}, {self.kind} {pair[0]}"),
-            nest.w.emit(f"select {bits} {better}, {long} {here}, {long} {pair[1]}"),
-        ]
+    def _combine(self, a: str, b: str, lanes: int) -> str:
+        return combine(self.nest.w, self.x.kind, a, b, self.x.dtype, lanes)
 
 
 def _is_product(body: Expr) -> bool:

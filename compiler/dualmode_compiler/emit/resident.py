@@ -15,7 +15,7 @@ from ..expr import Axis, Expr, Load, Reduce, operands, substitute
 from ..loops import walk
 
 WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
-MOST = 1 << 16  # bytes of all rows of a kernel, which are on the stack
+MOST = 1 << 17  # bytes of all rows of a kernel, which are on the stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,13 @@ class Row:
     reuse: Expr
 
 
-def resident_rows(stored: Sequence[Expr], inner: Axis) -> list[Row]:
-    """The costly parts of reductions that `stored`, a loop over `inner`, computes once more."""
+def resident_rows(stored: Sequence[Expr], inner: Axis, lanes: int) -> list[Row]:
+    """The costly parts of reductions that `stored`, a loop over `inner`, computes once more.
+
+    Args:
+        lanes: values that a row holds for each of `inner`: more than 1 where that is not the
+            vectorised axis.
+    """
     everything = set(walk(stored))
     costs: dict[Expr, tuple[float, int]] = {}
     found: dict[Expr, Row] = {}
@@ -42,7 +47,8 @@ def resident_rows(stored: Sequence[Expr], inner: Axis) -> list[Row]:
         value = _largest(e.body, axis, inner, everything, costs)
         if value is None:
             continue
-        size, reuse = inner.extent * value.dtype.itemsize, substitute(value, {axis: inner})
+        reuse = substitute(value, {axis: inner})
+        size = inner.extent * lanes * value.dtype.itemsize
         if reuse not in found and size <= left:
             found[reuse] = Row(e, value, reuse)
             left -= size

@@ -5,30 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..cost import cost
-from ..expr import Buffer, Reduce
+from ..cost import BYTES, LARGE, kernel_cost
+from ..expr import Buffer, Fold, Load, Reduce
+from ..folds import Scatter
 from ..loops import Copy, HostCall, Kernel, walk
 from ..plan import Plan
 from ..runtime.jit import Host
+from ..slots import Slots
 from ..spec import Spec
+from ..split import split
 from .kernel import Code, emit_kernel
 from .nest import Nest
 from .values import Writer, memory_type
-
-# results of `run` that are not the number of a host call that failed, plus one
-OUT_OF_MEMORY = -1
-INTERRUPTED = -2  # a signal's handler has raised
-
-
-@dataclass(slots=True)
-class Slots:
-    """Where the table of `run` holds parameter k, output k, the arena, constants, the callback."""
-
-    params: list[int]
-    outputs: list[int]
-    arena: int
-    constants: list[int]
-    callback: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +214,28 @@ class Scope:
         return name
 
     def kernel(self, step: Kernel) -> None:
-        f, work = self.function, kernel_work(step)
+        f, work = self.function, kernel_cost(step).work
         f.totals.work += work * self.weight
         if f.structured and _is_straight(step):
             self._straight(step)
+        elif isinstance(step.fold, Scatter):
+            self._update(step, step.fold, work)
         elif step.stores:
-            self._call(step, work)
+            parts = split(step)
+            for part in parts:
+                self._call(part, work if len(parts) == 1 else kernel_cost(part).work)
+
+    def _update(self, step: Kernel, form: Scatter, work: float) -> None:
+        """What is there before comes first, unless it is in place already."""
+        first = form.before(step)
+        value = first.stores[0].value
+        if not (
+            isinstance(value, Load)
+            and value.index[0] is first.stores[0].offset
+            and self.address(value.buffer) == self.address(first.stores[0].buffer)
+        ):
+            self._call(first, kernel_cost(first).work)
+        self._call(form.each_once(step) or step, work)
 
     def _straight(self, step: Kernel) -> None:
         """Numbers are computed right here."""
@@ -248,18 +252,26 @@ class Scope:
 
     def _call(self, step: Kernel, work: float) -> None:
         f = self.function
-        name = f"k{f.steps}"
-        code = emit_kernel(step, name, f.host, work)
+        name = f"k{f.totals.kernels}"
+        code = emit_kernel(step, name, f.host, work, self._streams(step, work))
         name = f.define(name, code)
         f.totals.kernels += 1
         pointers = [self.address(b, at * b.spec.dtype.itemsize) for b, at in code.buffers]
         array = self.array(pointers)
         if code.chunks > 1:
             f.totals.chunked += 1
-            call = f"@dm_pool_run(ptr @{name}, ptr {array}, i64 {code.chunks})"
+            job = f"ptr @{name}, ptr {array}, i64 {code.chunks}, i64 {int(work)}"
+            call = f"@dm_pool_run({job})"
         else:
             call = f"@{name}(ptr {array}, i64 0)"
         f.body.append(f"  call void {call}")
+
+    def _streams(self, step: Kernel, work: float) -> frozenset[Buffer]:
+        """Results that are best stored past the caches: none that `step` writes in place."""
+        if work * BYTES < LARGE or kernel_cost(step).moved < LARGE:
+            return frozenset()
+        known = {self.plan.places[b] for b in step.reads()}
+        return frozenset(b for b in step.writes() if self.plan.places[b] not in known)
 
     def host(self, step: HostCall) -> None:
         f = self.function
@@ -311,18 +323,4 @@ def copy(f: Function, source: str, target: str, spec: Spec) -> None:
 
 def _is_straight(step: Kernel) -> bool:
     values = [s.value for s in step.stores]
-    return not step.axes and not any(isinstance(e, Reduce) for e in walk(values))
-
-
-def kernel_work(kernel: Kernel) -> float:
-    """Estimated cost of a kernel, in additions."""
-    if kernel.contraction is not None:
-        return 2.0 * kernel.contraction.gemm.macs
-    memo: dict = {}
-    total = 0.0
-    for s in kernel.stores:
-        size = 1
-        for a in kernel.axes[: s.depth]:
-            size *= a.extent
-        total += size * (1 + cost(s.value, memo)[0])
-    return total
+    return not step.axes and not any(isinstance(e, Reduce | Fold) for e in walk(values))

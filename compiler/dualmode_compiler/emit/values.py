@@ -26,7 +26,8 @@ class Writer:
 
     Attributes:
         lines: instructions so far.
-        declarations: `declare` lines of the intrinsics that they call.
+        declarations: what their module must have besides: `declare` lines of the intrinsics that
+            they call, and definitions of internal functions.
     """
 
     __slots__ = ("_count", "declarations", "lines")

@@ -1,8 +1,8 @@
 """Vector math of our own: transcendental functions as expressions of core primitives.
 
 The same expressions serve every vector width and every target, so the digits are the same on all.
-They have no branches; special values are selected. Accuracy, over all arguments: at most 2 ulp, and
-4 ulp for pow.
+Special values are selected; what few arguments need is computed apart (`rare.py`). Accuracy, over
+all arguments: at most 2 ulp, and 4 ulp for pow.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from ..expr import Apply, Expr, cast
 from ..spec import float32
-from .vmath_exp import erf, exp, expm1, sigmoid, softplus, tanh
-from .vmath_log import log, log1p
+from .vmath_exp import cosh, erf, exp, expm1, sigmoid, sinh, softplus, tanh
+from .vmath_log import log, log1p, log2, log10
 from .vmath_pow import power
 from .vmath_trig import atan, atan2, cos, sin, tan
 
@@ -21,9 +21,13 @@ EXPANSIONS: dict[str, Callable[..., Expr]] = {
     "expm1": expm1,
     "log": log,
     "log1p": log1p,
+    "log2": log2,
+    "log10": log10,
     "sin": sin,
     "cos": cos,
     "tan": tan,
+    "sinh": sinh,
+    "cosh": cosh,
     "tanh": tanh,
     "erf": erf,
     "pow": power,

@@ -1,4 +1,4 @@
-"""exp and what is made of it: expm1, tanh, sigmoid, softplus, erf.
+"""exp and what is made of it: expm1, sinh, cosh, tanh, sigmoid, softplus, erf.
 
 With n = rint(x / log(2)) and r = x - n * log(2) (Cody and Waite, "Software Manual for the
 Elementary Functions", 1980), exp(x) = 2**n * exp(r). Adding a large constant rounds x / log(2) to
@@ -12,12 +12,11 @@ import math
 
 from ..expr import Expr, apply, const, select
 from ..spec import float32, float64
-from .vmath_log import log1p_of_positive
+from .vmath_log import log1p_of_fraction
 from .vmath_tools import (
     FORMATS,
     absolute,
     bits,
-    choose,
     compare,
     fma,
     from_bits,
@@ -45,85 +44,88 @@ _EXP = {
     ),
 }
 
-# (tanh(x) / x - 1) / x**2 in x**2 on |x| <= 0.626: errors 2**-27.7 and 2**-56.4
+# (tanh(r) / r - 1) / r**2 in r**2 on |r| <= log(2) / 2: errors 2**-31.1 and 2**-56.7
 _TANH = {
-    float32: (-0.3333328119, 0.1333142038, -0.0537377982, 0.02063254696, -0.005697384789),
+    float32: (-0.3333332182, 0.1333239799, -0.05373075368, 0.01946070726),
     float64: (
-        -0.333333333333328395,
-        0.133333333332599786,
-        -0.0539682539302914306,
-        0.0218694875538659732,
-        -0.00886322071307645244,
-        0.00359198684993667328,
-        -0.00145494699668180522,
-        0.000586277752571902678,
-        -0.000228485955787988339,
-        0.0000770554913162396438,
-        -0.0000160291249397302639,
+        -0.333333333333326213,
+        0.133333333331411531,
+        -0.0539682537907350678,
+        0.0218694805927309764,
+        -0.00886303838589050172,
+        0.00358926435368258896,
+        -0.00143149568306452414,
+        0.000476416331288727763,
     ),
 }
 
-# erf(x) / x - 1 in x**2 on |x| <= 0.95 and 1: errors 2**-30.6 and 2**-57.0
-_ERF_SMALL = {
-    float32: (
-        0.1283791665,
-        -0.3761263229,
-        0.1128367255,
-        -0.02685810432,
-        0.005197797233,
-        -0.0008105965807,
-        8.215426351e-5,
-    ),
+# (sinh(r) / r - 1) / r**2 and (cosh(r) - 1) / r**2, in r**2, on |r| <= log(2) / 2: absolute errors
+# 2**-37 and 2**-34; 2**-74 and 2**-70
+_SINH = {
+    float32: (0.1666666675, 0.008333288887, 0.0001990501031),
     float64: (
-        0.1283791670955125668,
-        -0.3761263890318354658,
-        0.1128379167094525174,
-        -0.02686617064327602777,
-        0.005223977607422234401,
-        -0.0008548325989650998172,
-        0.0001205529531946476316,
-        -0.00001492474464908941201,
-        1.644751756018554474e-6,
-        -1.620917539002537084e-7,
-        1.372297541398920887e-8,
-        -7.801189534224747184e-10,
+        0.166666666666666667,
+        0.00833333333333333643,
+        0.000198412698412531537,
+        2.75573192652887474e-6,
+        2.50520567068002121e-8,
+        1.60908458819557225e-10,
+    ),
+}
+_COSH = {
+    float32: (0.5000000079, 0.04166626647, 0.001394627485),
+    float64: (
+        0.5,
+        0.0416666666666667132,
+        0.00138888888888638524,
+        0.0000248015873635534336,
+        2.75572416929262111e-7,
+        2.09244660711439191e-9,
     ),
 }
 
-# log(1 - erf(x)) on 0.93 .. 3.95 and 0.99 .. 6: errors 2**-29.4 and 2**-59.4
-_ERF_LARGE = {
+# log(1 - erf(x)) / x + 1 on 0 .. 3.95 and 0 .. 6: errors of erf 2**-27.9 and 2**-55.6
+_ERF = {
     float32: (
-        -0.0002227940271,
-        -1.12756269,
-        -0.6373738816,
-        -0.1037621848,
-        0.02214470008,
-        -0.003022461875,
-        0.0001938092999,
+        -0.1283791716,
+        -0.636619382,
+        -0.1027778303,
+        0.01915306508,
+        0.0001603903309,
+        -0.001667018537,
+        0.0006328304308,
+        -0.0001176390771,
+        9.255978015e-6,
     ),
     float64: (
-        -1.691548236984223442e-7,
-        -1.128377430757188892,
-        -0.6366280300884917542,
-        -0.1027485366710377552,
-        0.01908065017912248938,
-        0.0002769191217626149778,
-        -0.001765101397572325161,
-        0.0006378483410083478859,
-        -0.00004258032699436857411,
-        -0.0000715717679674150422,
-        0.00004555477736650352896,
-        -0.00001669095043127719822,
-        4.37494102266481006e-6,
-        -8.606871781947823516e-7,
-        1.273342351015730262e-7,
-        -1.381997747520581154e-8,
-        1.041597831879471299e-9,
-        -4.876943604821622547e-11,
-        1.068797349513072296e-12,
+        -0.1283791670955125739,
+        -0.6366197723675813691,
+        -0.102772603301937484,
+        0.01912844700895662137,
+        0.000209194641442767818,
+        -0.001696205938997061293,
+        0.0005901230677011851539,
+        -0.00002586886062904607375,
+        -0.00006451990827884657031,
+        0.00002978511310902312598,
+        -3.51008992090276845e-6,
+        -2.698995673593849345e-6,
+        1.598027601916962429e-6,
+        -2.14822308658560991e-7,
+        -2.203682674525405458e-7,
+        1.879253186218300046e-7,
+        -8.65164469021434682e-8,
+        2.853569640316303662e-8,
+        -7.218653665276402297e-9,
+        1.42735222469994882e-9,
+        -2.200850852419897352e-10,
+        2.600938343682658782e-11,
+        -2.277829266515587894e-12,
+        1.39295735925765418e-13,
+        -5.307698858211379948e-15,
+        9.480821979936777567e-17,
     ),
 }
-_ERF_SPLIT = {float32: 0.94, float64: 1.0}
 _ERF_END = {float32: 3.95, float64: 6.0}  # from here on erf rounds to 1
 _TANH_END = {float32: 9.1, float64: 19.1}
 _EXPM1_END = {float32: -18.0, float64: -38.0}  # from here down expm1 rounds to -1
@@ -183,14 +185,52 @@ def expm1(x: Expr) -> Expr:
 
 
 def tanh(x: Expr) -> Expr:
-    """x + x**3 * P(x**2), and 1 - 2 / (exp(2 * abs(x)) + 1) further out."""
-    kind = x.dtype
-    a, z = absolute(x), x * x
-    near = fma(x * z, polynomial(z, _TANH[kind]), x)
-    b = minimum(a, _TANH_END[kind])
-    i, r = reduce(b + b, FORMATS[kind].bias)
-    far = 1.0 - 2.0 / fma(exp_of_remainder(r), power_of_two(i, x), 1.0)
-    return apply("copysign", choose(compare("lt", a, 0.625), near, far, kind), x)
+    """u / (u + 2 * (1 - t)) with t = tanh(r) and u = 2**n - 1 + t * (2**n + 1).
+
+    abs(x) = n * log(2) / 2 + r with n rounded down, so r is not negative and u does not cancel. An
+    error of u is smaller in the result; where n is 0, the result is t.
+    """
+    f = FORMATS[x.dtype]
+    a = minimum(absolute(x), _TANH_END[x.dtype])
+    magic = 1.5 * 2.0**f.mantissa + f.bias
+    i = fma(a, 2.0 / math.log(2.0), -0.4995) + magic  # never rounds below 0
+    n = i - magic
+    r = fma(n, -f.ln2[1] / 2, fma(n, -f.ln2[0] / 2, a))
+    z = r * r
+    t = fma(r * z, polynomial(z, _TANH[x.dtype]), r)
+    s = power_of_two(bits(i), x)
+    u = fma(t, s + 1.0, s - 1.0)
+    return apply("copysign", u / (u + fma(t, -2.0, 2.0)), x)
+
+
+def _hyperbolic(a: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+    """(sinh(b) / 2, cosh(b) / 2, sinh(r), cosh(r) - 1) with a = b + r >= 0, b = n * log(2).
+
+    Halves, because of the largest arguments: there 2**n overflows.
+    """
+    f = FORMATS[a.dtype]
+    i, r = reduce(minimum(a, f.largest + 0.5), f.bias - 2)
+    up = power_of_two(i, a)
+    opposite = apply("sub", const(2 * f.bias - 4, i.dtype), apply("and", i, const(0xFFFF, i.dtype)))
+    positive = apply("maximum", from_bits(opposite, f.integer), const(0, f.integer))
+    down = power_of_two(from_bits(positive, i.dtype), a)
+    z = r * r
+    odd = fma(r * z, polynomial(z, _SINH[a.dtype]), r)
+    return up - down, up + down, odd, z * polynomial(z, _COSH[a.dtype])
+
+
+def sinh(x: Expr) -> Expr:
+    """sinh(b) * cosh(r) + cosh(b) * sinh(r)."""
+    s, c, odd, even = _hyperbolic(absolute(x))
+    y = fma(s, even, c * odd) + s
+    return apply("copysign", y + y, x)
+
+
+def cosh(x: Expr) -> Expr:
+    """cosh(b) * cosh(r) + sinh(b) * sinh(r)."""
+    s, c, odd, even = _hyperbolic(absolute(x))
+    y = fma(c, even, s * odd) + c
+    return y + y
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -209,15 +249,13 @@ def sigmoid(x: Expr) -> Expr:
 
 def softplus(x: Expr) -> Expr:
     """log(1 + exp(x)), as max(x, 0) + log1p(exp(-abs(x)))."""
-    return maximum(x, 0.0) + log1p_of_positive(exp(apply("neg", absolute(x))))
+    return maximum(x, 0.0) + log1p_of_fraction(exp(apply("neg", absolute(x))))
 
 
 def erf(x: Expr) -> Expr:
-    """x + x * P(x**2), and 1 - exp(Q(abs(x))) further out."""
-    kind = x.dtype
-    a = absolute(x)
-    near = fma(x, polynomial(x * x, _ERF_SMALL[kind]), x)
-    i, r = reduce(polynomial(minimum(a, _ERF_END[kind]), _ERF_LARGE[kind]), FORMATS[kind].bias)
-    far = fma(apply("neg", exp_of_remainder(r)), power_of_two(i, x), 1.0)
-    small = compare("lt", a, _ERF_SPLIT[kind])
-    return choose(small, near, apply("copysign", far, x), kind)
+    """-expm1(log(1 - erf(abs(x)))): the logarithm is smooth, and small where erf is."""
+    a = minimum(absolute(x), _ERF_END[x.dtype])
+    logarithm = fma(a, polynomial(a, _ERF[x.dtype]), apply("neg", a))
+    i, r = reduce(logarithm, FORMATS[x.dtype].bias)
+    s = power_of_two(i, x)
+    return apply("copysign", fma(apply("neg", s), expm1_of_remainder(r), 1.0 - s), x)

@@ -1,4 +1,5 @@
-"""pow: 2 ** (y * log2(x)) for float32 in float64; for float64 with the logarithm as a sum of two.
+"""pow: 2 ** (y * log2(x)), with the logarithm and the product as unevaluated sums of two numbers.
+The special values of float32 are computed in float64.
 
 Polynomials are our own minimax fits (Remez exchange at 60 digits); the error given with each is
 relative to the result.
@@ -23,6 +24,7 @@ from .vmath_tools import (
     maximum,
     minimum,
     polynomial,
+    rarely,
     shift,
     signed,
 )
@@ -63,12 +65,43 @@ _EXP2 = (
     0.000154765935836891479,
 )
 
+# (2**r - 1) / r on |r| <= 1/2: error 2**-28.5
+_EXP2_32 = (
+    0.6931472154,
+    0.2402265281,
+    0.05550309731,
+    0.00961768999,
+    0.001340694263,
+    0.000155952546,
+)
+# (log2(1 + f) - 2 / log(2) * s) / s**3 in s**2, s = f / (2 + f): error 2**-30.2 of log2
+_LOG2_32 = (0.9617982774, 0.5767539091, 0.430961207)
+_TWO_OVER_LN2 = (2.885390043258667, 3.851926067000022e-08)
+
 
 def power(x: Expr, y: Expr) -> Expr:
     """x ** y with the special values of C99, Annex F.9.4.4; integers wrap."""
     if x.dtype.is_integer:
         return _integer_power(x, y)
-    size = _power32(absolute(x), y) if x.dtype is float32 else _power64(absolute(x), y)
+    if x.dtype is float64:
+        return _with_special_values(x, y, _power64(absolute(x), y))
+    rare = _with_special_values(x, y, _power32(absolute(x), y))
+    size, special = _usual_power32(x, y)
+    size = rarely(special, rare, size, x, y)
+    # what is left: zero and negative bases
+    beyond = apply("not", compare("gt", x, 0.0))
+    return rarely(beyond, _with_special_values(x, y, _zero_base(x, y, size)), size, x, y, size)
+
+
+def _zero_base(x: Expr, y: Expr, size: Expr) -> Expr:
+    """`size`, or abs(x) ** y where `x` is 0 and `y` is not."""
+    of_zero = choose(compare("gt", y, 0.0), 0.0, math.inf, x.dtype)
+    of_zero = select(compare("ne", y, y), y, of_zero)
+    return select(compare("eq", x, 0.0), of_zero, size)
+
+
+def _with_special_values(x: Expr, y: Expr, size: Expr) -> Expr:
+    """x ** y, where `size` is abs(x) ** y."""
     whole = compare("eq", apply("rint", y), y)
     half = y * 0.5
     odd = apply("and", whole, compare("ne", apply("rint", half), half))
@@ -116,6 +149,48 @@ def _power32(x: Expr, y: Expr) -> Expr:
     r = e - (t - magic)
     s = from_bits(shift("shl", bits(t), 52), float64)
     return cast(fma(r * s, polynomial(r, _EXP2), s), float32)
+
+
+def _usual_power32(x: Expr, y: Expr) -> tuple[Expr, Expr]:
+    """abs(x) ** y in float32, and where it is not known: unless `x` is 0, for an abs(x) that is no
+    normal number, and where the result may not be one.
+
+    log2(x) and its product with y are sums of two numbers.
+    """
+    a = absolute(x)
+    k, m = split(a)
+    high, low = _log2_sum(m - 1.0, apply("neg", signed(k, float32)))
+    p = y * high
+    rest = fma(y, low, fma(y, high, apply("neg", p)))
+    magic = 1.5 * 2.0**23
+    t = (p + rest) + magic
+    r = (p - (t - magic)) + rest
+    size = bits(fma(r, polynomial(r, _EXP2_32), 1.0))
+    size = from_bits(apply("add", size, shift("shl", bits(t), 23)), float32)
+    least, infinity = (bits(const(v, float32)) for v in (2.0**-126, math.inf))
+    unusual = apply("ge", apply("sub", bits(a), least), apply("sub", infinity, least))
+    unusual = apply("or", unusual, apply("not", compare("lt", absolute(p), 125.0)))
+    return size, apply("and", unusual, compare("ne", x, 0.0))
+
+
+def _log2_sum(f: Expr, n: Expr) -> tuple[Expr, Expr]:
+    """n + log2(1 + f) for float32 as a sum of two numbers, to about 2**-28.9 of its size.
+
+    2 / log(2) * s + s**3 * Q(s**2) with s = f / (2 + f): only the first term, and n, are taken to
+    twice the precision. The second number is at most 1/100 of the first.
+    """
+    inverse = 1.0 / (f + 2.0)
+    s = f * inverse
+    lost = fma(apply("neg", s), f, fma(s, -2.0, f))  # f - s * (2 + f)
+    z = s * s
+    high, low = _TWO_OVER_LN2
+    p = s * high
+    p_low = fma(s, low, fma(s, high, apply("neg", p)))
+    slope = inverse * high
+    p_low = fma(lost, fma(slope, z, slope), p_low)  # s is off by lost / (2 + f)
+    p_low = fma(z * s, polynomial(z, _LOG2_32), p_low)
+    total, carried = _sum(n, p)
+    return total, carried + p_low
 
 
 def _bounded(y: Expr) -> Expr:

@@ -117,3 +117,11 @@ def signed(x: Expr, dtype: DType) -> Expr:
     # few CPUs convert 64-bit integers in vectors: add them to the fraction of a large number
     magic = 1.5 * 2.0**52
     return from_bits(apply("add", x, bits(const(magic, dtype))), dtype) - magic
+
+
+def rarely(condition: Expr, rare: Expr, usual: Expr, *arguments: Expr) -> Expr:
+    """`rare`, a function of the `arguments` alone, where the condition holds, else `usual`.
+
+    `rare` costs nothing in vectors of which no lane meets the condition (`emit/rare.py`).
+    """
+    return apply("rarely", condition, usual, rare, *arguments, dtype=usual.dtype)

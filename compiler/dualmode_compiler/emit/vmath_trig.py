@@ -1,13 +1,16 @@
 """sin, cos, tan, atan and atan2.
 
-Arguments are reduced modulo pi/2 exactly, by integer arithmetic (Payne and Hanek, "Radian reduction
-for trigonometric functions", 1983): the same few instructions for every size. Polynomials are our
-own minimax fits (Remez exchange at 60 digits); the error given with each is relative to the result.
+Arguments are reduced modulo pi/2. Those below a limit lose multiples of it in three parts (Cody and
+Waite, "Software Manual for the Elementary Functions", 1980), with fused multiply-add. The others,
+which are rare, are reduced exactly by integer arithmetic (Payne and Hanek, "Radian reduction for
+trigonometric functions", 1983). Polynomials are our own minimax fits (Remez exchange at 60 digits);
+the error given with each is relative to the result.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ..expr import Expr, apply, cast, const, select
 from ..spec import float32, float64
@@ -20,8 +23,16 @@ from .vmath_tools import (
     fma,
     from_bits,
     polynomial,
+    rarely,
     shift,
 )
+
+# pi / 2 in three parts; arguments beyond the limit are reduced as large ones.
+_HALF_PI = {
+    float32: (1.570796251296997, 7.549789415861596e-08, 5.390302529957765e-15),
+    float64: (1.5707963267948966, 6.123233995736765e-17, 1.0828566739219139e-32),
+}
+_LIMIT = 1e5
 
 # floor(2 / pi * 2**1225)
 _TWO_OVER_PI = int(
@@ -189,39 +200,99 @@ def _cos(r: Expr) -> Expr:
     return fma(z, fma(z, polynomial(z, _COS[r.dtype]), -0.5), 1.0)
 
 
-def _wave(x: Expr, q: Expr, r: Expr, sign: Expr | None) -> Expr:
-    """sin(q * pi/2 + r), its sign changed by the top bit of `sign`; NaN for infinite `x`."""
-    width, word = 8 * x.dtype.itemsize, FORMATS[x.dtype].word
+def _turns(x: Expr) -> tuple[Expr, Expr]:
+    """x / (pi/2), rounded: the unsigned integer modulo 4 in its low bits, and the number."""
+    magic = 1.5 * 2.0 ** FORMATS[x.dtype].mantissa
+    t = fma(x, 2.0 / math.pi, magic)
+    return bits(t), t - magic
+
+
+def _reduce_small(x: Expr) -> tuple[Expr, Expr]:
+    """(q, r) with x = q * pi/2 + r, |r| <= pi/4, for `x` from 0 to the limit.
+
+    The first step is exact: its result is below 1, and a multiple of the last bit of `x` or pi/2.
+    """
+    q, n = _turns(x)
+    for part in _HALF_PI[x.dtype]:
+        x = fma(n, -part, x)
+    return q, x
+
+
+def _reduce_small_closely(x: Expr) -> tuple[Expr, Expr, Expr]:
+    """(q, r, rest) with x = q * pi/2 + r + rest, as `_reduce_small`."""
+    q, n = _turns(x)
+    first, second, third = _HALF_PI[x.dtype]
+    x = fma(n, -first, x)
+    p = n * second
+    p_low = fma(n, second, apply("neg", p))
+    r = x - p
+    lost = (x - r) - p  # Dekker's; where abs(x) < abs(p), r is so small that its last bit is enough
+    return q, r, lost - fma(n, third, p_low)
+
+
+def _by_size(x: Expr, small: Expr, function: Callable[[Expr], Expr]) -> Expr:
+    """`small`, or `function` of `x` where `x` is beyond the limit."""
+    return rarely(compare("gt", absolute(x), _LIMIT), function(x), small, x)
+
+
+def _wave(q: Expr, r: Expr, sign: Expr | None = None) -> Expr:
+    """sin(q * pi/2 + r), its sign changed by the top bit of `sign`."""
+    width, word = 8 * r.dtype.itemsize, FORMATS[r.dtype].word
     odd = apply("ne", apply("and", q, const(1, word)), const(0, word))
     y = select(odd, _cos(r), _sin(r))
     flip = shift("shl", shift("lshr", q, 1), width - 1)
     if sign is not None:
         flip = apply("xor", flip, apply("and", sign, const(1 << (width - 1), word)))
-    y = from_bits(apply("xor", bits(y), flip), x.dtype)
+    return from_bits(apply("xor", bits(y), flip), r.dtype)
+
+
+def _finite(x: Expr, y: Expr) -> Expr:
+    """`y`, but NaN for infinite `x`."""
     return choose(compare("lt", absolute(x), math.inf), y, math.nan, x.dtype)
+
+
+def _large_sin(x: Expr) -> Expr:
+    q, r, _ = _reduce(absolute(x))
+    return _finite(x, _wave(q, r, bits(x)))
+
+
+def _large_cos(x: Expr) -> Expr:
+    q, r, _ = _reduce(absolute(x))
+    return _finite(x, _wave(apply("add", q, const(1, q.dtype)), r))
 
 
 def sin(x: Expr) -> Expr:
-    q, r, _ = _reduce(absolute(x))
-    return _wave(x, q, r, bits(x))
+    q, r = _reduce_small(absolute(x))
+    return _by_size(x, _wave(q, r, bits(x)), _large_sin)
 
 
 def cos(x: Expr) -> Expr:
-    q, r, _ = _reduce(absolute(x))
-    return _wave(x, apply("add", q, const(1, q.dtype)), r, None)
+    q, r = _reduce_small(absolute(x))
+    return _by_size(x, _wave(apply("add", q, const(1, q.dtype)), r), _large_cos)
+
+
+def _slope(q: Expr, r: Expr, rest: Expr) -> Expr:
+    """tan(q * pi/2 + r + rest): tan(r), or -1 / tan(r)."""
+    z = r * r
+    slope = fma(z, fma(z, 0.8, 1.0), 1.0)  # of tan, to the few bits that `rest` needs
+    y = r + fma(r * z, polynomial(z, _TAN[r.dtype]), rest * slope)
+    odd = apply("ne", apply("and", q, const(1, q.dtype)), const(0, q.dtype))
+    return select(odd, -1.0 / y, y)
+
+
+def _with_sign(y: Expr, x: Expr) -> Expr:
+    """`y`, its sign changed where `x` is negative."""
+    word = FORMATS[x.dtype].word
+    sign = apply("and", bits(x), const(1 << (8 * x.dtype.itemsize - 1), word))
+    return from_bits(apply("xor", bits(y), sign), x.dtype)
+
+
+def _large_tan(x: Expr) -> Expr:
+    return _finite(x, _with_sign(_slope(*_reduce(absolute(x))), x))
 
 
 def tan(x: Expr) -> Expr:
-    """tan(r), or -1 / tan(r); both with what the reduced argument lost to rounding."""
-    q, r, rest = _reduce(absolute(x))
-    z = r * r
-    slope = fma(z, fma(z, 0.8, 1.0), 1.0)  # of tan, to the few bits that `rest` needs
-    y = r + fma(r * z, polynomial(z, _TAN[x.dtype]), rest * slope)
-    odd = apply("ne", apply("and", q, const(1, q.dtype)), const(0, q.dtype))
-    y = select(odd, -1.0 / y, y)
-    sign = apply("and", bits(x), const(1 << (8 * x.dtype.itemsize - 1), q.dtype))
-    y = from_bits(apply("xor", bits(y), sign), x.dtype)
-    return choose(compare("lt", absolute(x), math.inf), y, math.nan, x.dtype)
+    return _by_size(x, _with_sign(_slope(*_reduce_small_closely(absolute(x))), x), _large_tan)
 
 
 def _arc(t: Expr) -> Expr:

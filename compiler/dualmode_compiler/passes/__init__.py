@@ -23,12 +23,17 @@ CONTROL: tuple[Pass, ...] = (
 )
 
 
-def run(graph: Graph, check: Callable[[Graph], None] | None = None) -> Graph:
+def run(graph: Graph, check: Callable[[Graph], None] | None = None, optimization: int = 2) -> Graph:
     """All passes; `check` (the verifier, in tests) runs after each.
 
-    Those that concern nodes that own graphs run only where there are some.
+    Those that concern nodes that own graphs run only where there are some. At optimization 0, only
+    what the meaning asks for does: a loop and its gradient's are one, so effects happen once.
     """
-    for step in CONTROL if owns_graphs(graph) else PIPELINE:
+    if optimization == 0:
+        steps: tuple[Pass, ...] = (merge,) if owns_graphs(graph) else ()
+    else:
+        steps = CONTROL if owns_graphs(graph) else PIPELINE
+    for step in steps:
         graph = step(graph)
         if check is not None:
             check(graph)

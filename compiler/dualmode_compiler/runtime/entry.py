@@ -17,13 +17,13 @@ import numpy as np
 
 from ..spec import Spec, from_numpy
 from . import entry_native
+from .arena import shared
 from .entry_records import WEAK
 from .layout import MISS, Layout, supported, wrap
 
 __all__ = ["MISS", "Entry", "Layout"]
 
 Array = np.ndarray[Any, Any]
-_ALIGNMENT = 64
 
 
 class Entry:
@@ -45,6 +45,7 @@ class Entry:
         arena_bytes: size of the scratch memory, which starts on a 64-byte boundary.
         layout: the engine's classes.
         release_gil: run without the GIL.
+        calls_back: `run` may call Python code.
         result: "single" gives the only output itself, "tuple" a tuple; no output gives None.
         on_error: raises for a non-zero code of `run`.
         keep_alive: whatever else must live as long as the callable.
@@ -75,6 +76,7 @@ class Entry:
         fixed: Sequence[int] = (),
         arena_bytes: int = 0,
         release_gil: bool = False,
+        calls_back: bool = False,
         result: Literal["single", "tuple"] = "tuple",
         on_error: Callable[[int], Any] | None = None,
         keep_alive: Any = None,
@@ -99,7 +101,6 @@ class Entry:
         self.native = native and supported(layout)
         lock: AbstractContextManager[Any] = threading.RLock()
         if self.native:
-            arena, address = _arena(arena_bytes)
             record = entry_native.record(
                 run_address=run_address,
                 inputs=inputs,
@@ -107,12 +108,14 @@ class Entry:
                 state_specs=state_specs,
                 state_written=state_written,
                 outputs=outputs,
-                fixed=(address, *fixed),
+                fixed=fixed,
+                arena_bytes=arena_bytes,
                 layout=layout,
                 release_gil=release_gil,
+                calls_back=calls_back,
                 tuple_result=self._tuple,
                 fail=self._fail,
-                keep=(keep_alive, arena),
+                keep=keep_alive,
             )
             self.call = entry_native.builtin(record)
             lock = entry_native.Turn(record)
@@ -145,11 +148,10 @@ class Entry:
                 for k, (v, spec, written) in enumerate(self._states)
             ]
             outputs = [np.empty(s.shape, s.dtype.numpy) for s in self._outputs]
-            arena, address = _arena(self._arena_bytes)
             pointers = [a.ctypes.data for a in (*values, *held, *outputs)]
-            pointers += [address, *self._fixed]
-            code = self._run((ctypes.c_void_p * len(pointers))(*pointers))
-            del arena  # it had to live until here
+            with shared.borrow(self._arena_bytes) as address:
+                pointers += [address, *self._fixed]
+                code = self._run((ctypes.c_void_p * len(pointers))(*pointers))
             if code:
                 self._fail(code)
             slot = self._layout.variable_slot
@@ -181,14 +183,6 @@ def _fail(on_error: Callable[[int], Any] | None, code: int) -> None:
     if on_error is not None:
         on_error(code)
     raise RuntimeError(f"compiled code failed with code {code}")
-
-
-def _arena(size: int) -> tuple[Array | None, int]:
-    """Scratch memory and its address; null when nothing is needed."""
-    if size == 0:
-        return None, 0
-    memory = np.empty(size + _ALIGNMENT - 1, np.uint8)
-    return memory, -(-memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
 
 def _state(variable: Any, spec: Spec, written: bool, layout: Layout, k: int) -> Array:

@@ -153,13 +153,20 @@ strong:
   br i1 %unfit, label %no, label %data
 data:
   {get("%pointer", Array, "%found", "data")}
+  {get("%hold", Call, "%call", "hold")}
+  %borrowed = icmp eq i64 %hold, 0
+  br i1 %borrowed, label %next, label %own
+own:
+  {get("%incref", Api, "%api", "incref")}
+  call void %incref(ptr %found)
+  {put(Slot, "%slot", "held", "%found")}
   br label %next
 weak:
   %stored = call i1 @number(ptr %arg, ptr %slot, i64 %mode, ptr %call, ptr %api)
   %place = {field(Slot, "%slot", "place")}
   br i1 %stored, label %next, label %no
 next:
-  %value = phi ptr [ %pointer, %data ], [ %place, %weak ]
+  %value = phi ptr [ %pointer, %data ], [ %pointer, %own ], [ %place, %weak ]
   %entry.at = getelementptr ptr, ptr %table, i64 %i
   store ptr %value, ptr %entry.at
   br label %head
@@ -252,7 +259,9 @@ swap:
 error:
   ret ptr null
 }}
+"""
 
+WRAPPED = f"""
 ; a new tensor that takes over the reference to %array; null with an exception set
 define internal ptr @wrapped(ptr %array, ptr %api) {{
   {get("%alloc", Api, "%api", "alloc")}
@@ -273,4 +282,4 @@ drop:
 }}
 """
 
-BIND = _FITS + _NUMBER + _INPUTS + _STATES
+BIND = _FITS + _NUMBER + _INPUTS + _STATES + WRAPPED

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..spec import Spec
-from . import jit
-from .entry_records import WEAK, Api, Call, Slot
+from . import arena, jit, vectorcall
+from .entry_records import WEAK, Api, Call, Home, Route, Slot
 from .entry_text import TEXT
-from .layout import MISS, Layout, slot_offset
+from .layout import MISS, Layout, List, slot_offset, supported
 
 _METH_FASTCALL = 0x80
 _NEW_FROM_DESCR, _NEW_COPY = 94, 85  # places in NumPy's C-API table, part of its ABI
+POOLED = 1 << 28  # bytes of results that all entries together keep to use their memory again
 _lock = threading.Lock()
 
 
@@ -38,7 +39,7 @@ class _MethodDef(Structure):
 
 @cache
 def _compiled() -> jit.Library:
-    return jit.load(jit.compile_text(TEXT), ["call", "acquire"])
+    return jit.load(jit.compile_text(TEXT), ["call", "acquire", "route"])
 
 
 def _library() -> jit.Library:
@@ -53,11 +54,11 @@ def prepare() -> None:
 
 @cache
 def _method() -> _MethodDef:
-    return _MethodDef(b"call", _library()["call"], _METH_FASTCALL, None)
+    return method("call", _library()["call"])
 
 
 @cache
-def _api(layout: Layout) -> Api:
+def api(layout: Layout) -> Api:
     objects = {
         "tensor": id(layout.tensor),
         "tensor_slot": slot_offset(layout.tensor, layout.tensor_slot),
@@ -79,6 +80,8 @@ def _api(layout: Layout) -> Api:
         "from_long": "PyLong_FromLong",
         "as_long": "PyLong_AsLongLongAndOverflow",
         "call": "PyObject_CallOneArg",
+        "vectorcall": "PyObject_Vectorcall",
+        "new_method": "PyMethod_New",
     }
     addresses = {
         field: ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p).value
@@ -102,7 +105,20 @@ def _numpy_api() -> Any:
 def _slot(spec: Spec, mode: int = 0, place: int = 0) -> Slot:
     descr = spec.dtype.numpy
     dims = (c_int64 * spec.ndim)(*spec.shape)
-    return Slot(id(descr), descr.num, spec.ndim, dims, mode, place, None)
+    return Slot(id(descr), descr.num, spec.ndim, dims, mode, place)
+
+
+def _pool(outputs: Sequence[Spec], slots: Any) -> tuple[list[Any], int]:
+    """Room for the latest results, where the bytes that all entries keep stay below `POOLED`."""
+    rooms: list[Any] = [None] * (2 * len(outputs))
+    start = List.from_address(id(rooms)).items
+    left = POOLED - sum(c.pooled for c in _calls)
+    used = 0
+    for k, (spec, slot) in enumerate(zip(outputs, slots, strict=True)):
+        if used + 2 * spec.nbytes <= left:
+            used += 2 * spec.nbytes
+            slot.pool = ctypes.addressof(start.contents) + 2 * k * ctypes.sizeof(c_void_p)
+    return rooms, used
 
 
 def record(
@@ -114,8 +130,10 @@ def record(
     state_written: Sequence[bool],
     outputs: Sequence[Spec],
     fixed: Sequence[int],
+    arena_bytes: int,
     layout: Layout,
     release_gil: bool,
+    calls_back: bool,
     tuple_result: bool,
     fail: Callable[[int], Any],
     keep: Any,
@@ -130,10 +148,12 @@ def record(
         )
     )
     outs = (Slot * len(outputs))(*(_slot(s) for s in outputs))
-    table = (c_void_p * (len(inputs) + len(states) + len(outputs) + len(fixed)))()
-    table[len(table) - len(fixed) :] = fixed
+    rooms, pooled = _pool(outputs, outs)
+    scratch = len(inputs) + len(states) + len(outputs)
+    table = (c_void_p * (scratch + 1 + len(fixed)))()
+    table[scratch + 1 :] = fixed
     call = Call(
-        ctypes.pointer(_api(layout)),
+        ctypes.pointer(api(layout)),
         run_address,
         table,
         ins,
@@ -147,9 +167,17 @@ def record(
         0,
         0,
         id(fail),
+        release_gil or calls_back,
     )
+    memory = None
+    if arena.shared.join(call, arena_bytes):
+        call.arena = ctypes.pointer(arena.shared.record)
+        call.scratch = ctypes.addressof(table) + scratch * ctypes.sizeof(c_void_p)
+    else:
+        memory, table[scratch] = arena.block(arena_bytes)
     dtypes = [s.dtype.numpy for s in (*inputs, *state_specs, *outputs)]
-    call.keep = (keep, tuple(states), fail, dtypes)
+    call.keep = (keep, tuple(states), fail, dtypes, rooms, memory)
+    call.pooled = pooled
     _calls.add(call)
     return call
 
@@ -163,6 +191,8 @@ def _free_calls_of_other_threads() -> None:
     for call in _calls:
         if call.owner != me:
             call.owner = 0
+    if arena.shared.record.owner != me:
+        arena.shared.record.owner = 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -171,10 +201,52 @@ if hasattr(os, "register_at_fork"):
 
 def builtin(call: Call) -> Callable[..., Any]:
     """The builtin function that runs `call`; it keeps the record alive."""
+    return fastcall(_method(), call)
+
+
+def method(name: str, address: int) -> _MethodDef:
+    """What a builtin runs: `PyObject *function(PyObject *self, PyObject **args, ssize_t count)`."""
+    return _MethodDef(name.encode(), address, _METH_FASTCALL, None)
+
+
+def fastcall(method: _MethodDef, record: Structure) -> Callable[..., Any]:
+    """A builtin function whose `self` is `record`, which it keeps; `method` must outlive it."""
     new = ctypes.PYFUNCTYPE(py_object, POINTER(_MethodDef), py_object, c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )
-    return new(_method(), call, None)
+    return new(method, record, None)
+
+
+class Router:
+    """Sends calls of instances of a class to generated code.
+
+    Args:
+        owner: a subclass of `vectorcall.Routable` with a slot `_route`.
+        layout: the engine's classes.
+        detours: while this list has entries, all calls go to the class's `__call__`.
+        skip: how many of the first arguments targets do not get.
+    """
+
+    def __init__(self, owner: Any, layout: Layout, detours: list[Any], skip: int = 0) -> None:
+        self._usable = supported(layout) and vectorcall.prepare(owner)
+        if self._usable:
+            slow = owner.__call__
+            self._home = Home(ctypes.pointer(api(layout)), id(detours), id(slow), skip)
+            self._keep = (detours, slow)
+
+    def connect(self, instance: Any, target: Callable[..., Any]) -> None:
+        """Let calls of `instance` with positional arguments go to `target`; those for which that
+        gives `MISS`, and all others, go to `__call__`. The router has to stay alive."""
+        if not self._usable:
+            return
+        entry = getattr(target, "__self__", None)
+        record = ctypes.pointer(entry) if isinstance(entry, Call) else None
+        route = Route(id(target), record)
+        route.keep = target
+        instance._route = route
+        head = vectorcall.Instance.from_address(id(instance))
+        head.home = ctypes.addressof(self._home)
+        head.vectorcall = _library()["route"]
 
 
 class Turn:

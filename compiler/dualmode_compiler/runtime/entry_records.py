@@ -21,6 +21,7 @@ class Api(Structure):
             *("tensor", "tensor_slot", "ndarray", "float", "int", "none", "miss"),
             *("incref", "decref", "new_array", "copy_array", "alloc", "thread"),
             *("release_gil", "take_gil", "new_tuple", "set_item", "from_long", "as_long", "call"),
+            *("vectorcall", "new_method"),
         )
     ]
 
@@ -32,7 +33,11 @@ class Slot(Structure):
         descr, type_num, ndim, dims: the array it must be, or is made as.
         mode: of an input, its entry in `WEAK`; of a state, whether it is written.
         place: of a weak input, its value; of a state, where the variable holds its tensor.
-        held: the reference that the call owns: a state's array or an output's tensor.
+        held: the reference that the call owns: the array of a state, and of an input where the
+            call holds these; or an output's tensor.
+        pool: of an output, the two latest tensors, in a list that owns them; null where they are
+            not kept. One that nobody else holds is used again.
+        latest: which of the two is the later one.
     """
 
     _fields_ = [
@@ -43,7 +48,22 @@ class Slot(Structure):
         ("mode", c_int64),
         ("place", c_int64),
         ("held", c_void_p),
+        ("pool", c_void_p),
+        ("latest", c_int64),
     ]
+
+
+class Arena(Structure):
+    """Scratch memory that several entries use, one at a time.
+
+    Attributes:
+        base: its address.
+        owner: the thread that is using it, or 0. It stays where it is until then.
+    """
+
+    base: int
+    owner: int
+    _fields_ = [("base", c_void_p), ("owner", c_int64)]
 
 
 class Call(Structure):
@@ -54,9 +74,14 @@ class Call(Structure):
         owner: the thread that is using `table`, or 0.
         overflow: where the interpreter reports that an int is too large.
         fail: Python callable that raises for a return code of `run`.
+        hold: whether other code may run meanwhile, which may take the value of a tensor away.
+        arena: the scratch memory to use, or null where the entry has its own.
+        scratch: where in `table` its address goes.
+        pooled: bytes of results that are kept to use their memory again.
     """
 
     keep: Any
+    pooled: int
     owner: int
     __hash__ = object.__hash__
     _fields_ = [
@@ -74,7 +99,40 @@ class Call(Structure):
         ("owner", c_int64),
         ("overflow", c_int64),
         ("fail", c_void_p),
+        ("hold", c_int64),
+        ("arena", POINTER(Arena)),
+        ("scratch", c_void_p),
     ]
+
+
+class Home(Structure):
+    """What generated code knows of a class of callables.
+
+    Attributes:
+        detours: a list; while it has entries, all calls go through Python.
+        slow: the class's `__call__`.
+        skip: how many of the first arguments are not for the target.
+    """
+
+    keep: Any
+    _fields_ = [
+        ("api", POINTER(Api)),
+        ("detours", c_void_p),
+        ("slow", c_void_p),
+        ("skip", c_int64),
+    ]
+
+
+class Route(Structure):
+    """Where calls of one instance go.
+
+    Attributes:
+        target: a Python callable that may give `MISS`.
+        call: its record if it is an entry, else null.
+    """
+
+    keep: Any
+    _fields_ = [("target", c_void_p), ("call", POINTER(Call))]
 
 
 _LLVM = {c_int32: "i32", c_int64: "i64", ctypes.c_char: "i8"}

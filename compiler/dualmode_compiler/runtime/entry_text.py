@@ -7,7 +7,8 @@ reached through the `Api` table, so the code itself contains no address and can 
 
 Ownership, which the code below must keep on every path:
 
-- arguments are borrowed: the caller holds them for the whole call;
+- arguments are borrowed: the caller holds them for the whole call; the arrays in tensors are held
+  as well where other code may run meanwhile, for that may donate a tensor, which empties it;
 - a state's array is held from `bind_states` to `release_states`, because another thread or a
   callback may give the variable a new value while the executable runs;
 - an output is owned by its record from `make_outputs` until it is returned or dropped.
@@ -16,10 +17,50 @@ Ownership, which the code below must keep on every path:
 from __future__ import annotations
 
 from .entry_bind import BIND
-from .entry_records import Api, Call, Slot, element, field, get, put
-from .layout import Array, Boxed
+from .entry_records import Api, Arena, Call, Slot, element, field, get, put
+from .entry_route import ROUTE
+from .layout import ALIGNED, CONTIGUOUS, OWNS_DATA, WRITEABLE, Array, Boxed, Object
+
+OWN = CONTIGUOUS | ALIGNED | OWNS_DATA | WRITEABLE
 
 _OUTPUTS = f"""
+; the array of %tensor if only its pool holds it, and nobody else the array or its memory; else null
+define internal ptr @reusable(ptr %tensor, ptr %api) {{
+  {get("%type", Object, "%tensor", "type")}
+  {get("%class", Api, "%api", "tensor")}
+  %is.tensor = icmp eq ptr %type, %class
+  br i1 %is.tensor, label %typed, label %no
+typed:
+  {get("%count", Object, "%tensor", "refcount")}
+  {get("%offset", Api, "%api", "tensor_slot")}
+  %distance = ptrtoint ptr %offset to i64
+  %value.at = getelementptr i8, ptr %tensor, i64 %distance
+  %array = load ptr, ptr %value.at
+  %own = icmp eq i32 %count, 1
+  %full = icmp ne ptr %array, null
+  %both = and i1 %own, %full
+  br i1 %both, label %inside, label %no
+inside:
+  {get("%class.inside", Object, "%array", "type")}
+  {get("%ndarray", Api, "%api", "ndarray")}
+  {get("%holders", Object, "%array", "refcount")}
+  {get("%weakrefs", Array, "%array", "weakrefs")}
+  {get("%flags", Array, "%array", "flags")}
+  %is.array = icmp eq ptr %class.inside, %ndarray
+  %sole = icmp eq i32 %holders, 1
+  %unwatched = icmp eq ptr %weakrefs, null
+  %needed = and i32 %flags, {OWN}
+  %memory = icmp eq i32 %needed, {OWN}
+  %one = and i1 %is.array, %sole
+  %two = and i1 %unwatched, %memory
+  %all = and i1 %one, %two
+  br i1 %all, label %yes, label %no
+yes:
+  ret ptr %array
+no:
+  ret ptr null
+}}
+
 ; false with an exception set
 define internal i1 @make_outputs(ptr %call, ptr %api) {{
   {get("%count", Call, "%call", "output_count")}
@@ -40,6 +81,31 @@ head:
   br i1 %done, label %yes, label %body
 body:
   {element("%slot", "%slots", "%i")}
+  {get("%pool", Slot, "%slot", "pool")}
+  %alone = icmp eq ptr %pool, null
+  br i1 %alone, label %make, label %later
+later:
+  {get("%latest", Slot, "%slot", "latest")}
+  %later.at = getelementptr ptr, ptr %pool, i64 %latest
+  %later.tensor = load ptr, ptr %later.at
+  %later.array = call ptr @reusable(ptr %later.tensor, ptr %api)
+  %later.held = icmp eq ptr %later.array, null
+  br i1 %later.held, label %earlier, label %again
+earlier:
+  %other = xor i64 %latest, 1
+  store i64 %other, ptr %latest.at
+  %other.at = getelementptr ptr, ptr %pool, i64 %other
+  %other.tensor = load ptr, ptr %other.at
+  %other.array = call ptr @reusable(ptr %other.tensor, ptr %api)
+  %other.held = icmp eq ptr %other.array, null
+  br i1 %other.held, label %make, label %again
+again:
+  %free.tensor = phi ptr [ %later.tensor, %later ], [ %other.tensor, %earlier ]
+  %free.array = phi ptr [ %later.array, %later ], [ %other.array, %earlier ]
+  store i32 2, ptr %free.tensor  ; the reference count
+  br label %store
+make:
+  %room = phi ptr [ null, %body ], [ %other.at, %earlier ]
   {get("%descr", Slot, "%slot", "descr")}
   {get("%ndim", Slot, "%slot", "ndim")}
   {get("%dims", Slot, "%slot", "dims")}
@@ -51,10 +117,22 @@ body:
 wrap:
   %tensor = call ptr @wrapped(ptr %array, ptr %api)
   %no.tensor = icmp eq ptr %tensor, null
-  br i1 %no.tensor, label %no, label %store
+  br i1 %no.tensor, label %no, label %made
+made:
+  %no.room = icmp eq ptr %room, null
+  br i1 %no.room, label %store, label %keep
+keep:
+  {get("%decref", Api, "%api", "decref")}
+  %old = load ptr, ptr %room
+  call void %incref(ptr %tensor)
+  store ptr %tensor, ptr %room
+  call void %decref(ptr %old)
+  br label %store
 store:
-  {put(Slot, "%slot", "held", "%tensor")}
-  {get("%data", Array, "%array", "data")}
+  %use = phi ptr [ %free.tensor, %again ], [ %tensor, %made ], [ %tensor, %keep ]
+  %memory = phi ptr [ %free.array, %again ], [ %array, %made ], [ %array, %keep ]
+  {put(Slot, "%slot", "held", "%use")}
+  {get("%data", Array, "%memory", "data")}
   %entry.at = getelementptr ptr, ptr %table, i64 %i
   store ptr %data, ptr %entry.at
   br label %head
@@ -170,8 +248,53 @@ define i64 @acquire(ptr %call, i64 %me) {{
   ret i64 %owner
 }}
 
+; takes the scratch memory that entries share; false if it is in use
+define internal i1 @take_arena(ptr %call, ptr %arena, i64 %me) {{
+  {get("%owner", Arena, "%arena", "owner")}
+  {get("%base", Arena, "%arena", "base")}
+  {get("%scratch", Call, "%call", "scratch")}
+  %free = icmp eq i64 %owner, 0
+  br i1 %free, label %take, label %end
+take:
+  store i64 %me, ptr %owner.at  ; no race: the GIL is held
+  store ptr %base, ptr %scratch
+  br label %end
+end:
+  ret i1 %free
+}}
+
+; gives back inputs, the shared memory and the entry
+define internal void @leave(ptr %call) {{
+  {get("%hold", Call, "%call", "hold")}
+  {get("%arena", Call, "%call", "arena")}
+  %borrowed = icmp eq i64 %hold, 0
+  br i1 %borrowed, label %memory, label %held
+held:
+  {get("%slots", Call, "%call", "inputs")}
+  {get("%count", Call, "%call", "input_count")}
+  {get("%api", Call, "%call", "api")}
+  call void @release(ptr %slots, i64 %count, ptr %api)
+  br label %memory
+memory:
+  %own = icmp eq ptr %arena, null
+  br i1 %own, label %end, label %give
+give:
+  %user.at = {field(Arena, "%arena", "owner")}
+  store i64 0, ptr %user.at
+  br label %end
+end:
+  %owner.at = {field(Call, "%call", "owner")}
+  store i64 0, ptr %owner.at
+  ret void
+}}
+
 define ptr @call(ptr %self, ptr %args, i64 %count) {{
   {get("%call", Boxed, "%self", "data")}
+  %result = call ptr @enter(ptr %call, ptr %args, i64 %count)
+  ret ptr %result
+}}
+
+define internal ptr @enter(ptr %call, ptr %args, i64 %count) {{
   {get("%api", Call, "%call", "api")}
   {get("%want", Call, "%call", "input_count")}
   {get("%owner", Call, "%call", "owner")}
@@ -182,13 +305,20 @@ define ptr @call(ptr %self, ptr %args, i64 %count) {{
 take:
   {get("%thread", Api, "%api", "thread")}
   %me = call i64 %thread()
+  {get("%arena", Call, "%call", "arena")}
+  %private = icmp eq ptr %arena, null
+  br i1 %private, label %enter, label %share
+share:
+  %taken = call i1 @take_arena(ptr %call, ptr %arena, i64 %me)
+  br i1 %taken, label %enter, label %miss
+enter:
   store i64 %me, ptr %owner.at  ; no race: the GIL is held
   {get("%states", Call, "%call", "states")}
   {get("%state_count", Call, "%call", "state_count")}
   %bound = call i1 @bind_inputs(ptr %call, ptr %args, ptr %api)
   br i1 %bound, label %state, label %leave
 leave:
-  store i64 0, ptr %owner.at
+  call void @leave(ptr %call)
   br label %miss
 miss:
   {get("%none", Api, "%api", "miss")}
@@ -217,11 +347,11 @@ wrap:
   %lost = icmp eq ptr %result, null
   br i1 %lost, label %drop, label %end
 end:
-  store i64 0, ptr %owner.at
+  call void @leave(ptr %call)
   ret ptr %result
 bad:
   call void @release(ptr %outputs, i64 %output_count, ptr %api)
-  store i64 0, ptr %owner.at
+  call void @leave(ptr %call)
   %none.result = call ptr @raise(ptr %call, i32 %code, ptr %api)
   ret ptr null
 drop:
@@ -229,9 +359,9 @@ drop:
   br label %error
 error:
   call void @release(ptr %states, i64 %state_count, ptr %api)
-  store i64 0, ptr %owner.at
+  call void @leave(ptr %call)
   ret ptr null
 }}
 """
 
-TEXT = BIND + _OUTPUTS + _CALL
+TEXT = BIND + _OUTPUTS + _CALL + ROUTE

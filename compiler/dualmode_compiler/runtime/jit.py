@@ -1,26 +1,39 @@
-"""LLVM IR text to machine code in this process, through llvmlite."""
+"""LLVM IR text to machine code in this process, through llvmlite and the cache on disk.
+
+What is in the cache needs neither LLVM nor llvmlite, which is imported at the first miss.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cache
 from typing import Any
+
+from . import cache as store
+from . import cpu, elf, llvm
+from .caches import Caches, caches
+
+Library = Any  # `elf.Library`, or `lljit.Library` where the platform is another one
+# What `create_target_machine` is asked for, besides the CPU.
+_OPTIONS = {"opt": 2, "reloc": "pic", "codemodel": "small", "jit": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The CPU that code is generated for.
+    """The machine that code is generated for. Whatever emission reads of a machine is here, since
+    keys of the cache on disk name all of it.
 
     Attributes:
         triple, cpu, features: as LLVM names them.
         vector_bytes: width of a vector register (64 AVX-512, 32 AVX2, 16 SSE2 and NEON).
         registers: number of vector registers.
         fma: True where a fused multiply-add is one instruction.
+        caches: by whose sizes blocks are cut.
     """
 
     triple: str
@@ -29,6 +42,7 @@ class Host:
     vector_bytes: int
     registers: int
     fma: bool
+    caches: Caches = field(default_factory=caches)
 
     @property
     def has_masks(self) -> bool:
@@ -38,100 +52,95 @@ class Host:
 
 @cache
 def _llvm() -> Any:
-    import llvmlite.binding as llvm
+    import llvmlite.binding as binding
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding
+
+
+@cache
+def llvm_version() -> str:
+    """What tells this installation of llvmlite from others, found without importing it."""
+    folder = llvm.folder()
+    said = [folder]
+    for part in ("_version.py", "binding", "binding/libllvmlite.so"):
+        try:
+            known = os.stat(os.path.join(folder, part))
+        except FileNotFoundError:  # other platforms call the library otherwise
+            continue
+        said += [part, str(known.st_size), str(known.st_mtime_ns)]
+    return "\n".join(said)
 
 
 @cache
 def host() -> Host:
     """This machine's CPU."""
-    llvm = _llvm()
-    features = llvm.get_host_cpu_features()
-    triple = llvm.get_process_triple()
-    on = {name for name, enabled in features.items() if enabled}
+    identity = cpu.identity()
+    if identity is None:
+        return _host(*_describe())
+    key = store.digest("host", identity, llvm_version())
+    known = store.get(key, "the CPU's features")
+    if known is None:
+        known = "\n".join(_describe()).encode()
+        store.put(key, known, "the CPU's features")
+    return _host(*known.decode().split("\n"))
+
+
+def _describe() -> tuple[str, str, str]:
+    """The triple, CPU and features of this machine, as LLVM names them."""
+    library = llvm.library()
+    if library is not None:
+        return llvm.describe(library)
+    binding = _llvm()
+    features = binding.get_host_cpu_features().flatten()
+    return binding.get_process_triple(), binding.get_host_cpu_name(), features
+
+
+def _host(triple: str, cpu_name: str, features: str) -> Host:
+    on = {name[1:] for name in features.split(",") if name.startswith("+")}
     x86 = triple.startswith(("x86_64", "i686"))
-    if "avx512f" in on and "avx512vl" in on and "avx512dq" in on and "avx512bw" in on:
+    if {"avx512f", "avx512vl", "avx512dq", "avx512bw"} <= on:
         width, registers = 64, 32
+        features += ",-prefer-256-bit"
     elif "avx2" in on:
         width, registers = 32, 16
     else:
         width, registers = 16, 16 if x86 else 32
-    text = features.flatten()
-    if width == 64:
-        text += ",-prefer-256-bit"
-    return Host(triple, llvm.get_host_cpu_name(), text, width, registers, "fma" in on or not x86)
+    return Host(triple, cpu_name, features, width, registers, "fma" in on or not x86)
 
 
-_idle: dict[Host, list[Any]] = {}
+_idle: dict[tuple[Host, Any], list[Any]] = {}
 
 
 @contextmanager
-def _machine(target: Host) -> Iterator[Any]:
-    """A target machine that no other thread has at the moment."""
-    idle = _idle.setdefault(target, [])
+def _machine(target: Host, library: Any = None) -> Iterator[Any]:
+    """A target machine that no other thread has at the moment, llvmlite's or that of `library`."""
+    idle = _idle.setdefault((target, library), [])
     try:
         machine = idle.pop()
     except IndexError:  # asked first, another thread could take it in between
-        machine = _new_machine(target)
+        machine = _new_machine(target, library)
     try:
         yield machine
     finally:
         idle.append(machine)
 
 
-def _new_machine(target: Host) -> Any:
+def _new_machine(target: Host, library: Any = None) -> Any:
+    if library is not None:
+        return llvm.new_machine(library, target.triple, target.cpu, target.features, _OPTIONS)
     return (
         _llvm()
         .Target.from_triple(target.triple)
-        .create_target_machine(
-            cpu=target.cpu,
-            features=target.features,
-            opt=2,
-            reloc="pic",
-            codemodel="small",
-            jit=True,
-        )
+        .create_target_machine(cpu=target.cpu, features=target.features, **_OPTIONS)
     )
 
 
-class _Linker:
-    """Puts object code into the process.
-
-    LLVM keeps some kilobytes of each library that it has unloaded, for as long as the linker that
-    loaded it: so there is a new one from time to time. An old one goes with its last library.
-    """
-
-    _BATCH = 64
-
-    def __init__(self) -> None:
-        self._linker: Any = None
-        self._count = 0
-
-    def link(self, builder: Any) -> tuple[Any, Any]:
-        """What keeps the code loaded, and the linker that has to outlive it."""
-        if self._count % self._BATCH == 0:
-            self._linker = _llvm().create_lljit_compiler(_new_machine(host()))
-        self._count += 1
-        return builder.link(self._linker, f"lib{self._count}"), self._linker
-
-
-_linker = _Linker()
-_lock = threading.Lock()
-
-
-class Library:
-    """Loaded machine code. Keep it alive for as long as its addresses are in use."""
-
-    def __init__(self, tracker: Any, linker: Any, addresses: dict[str, int]) -> None:
-        self._tracker = tracker  # goes before the linker
-        self._linker = linker
-        self.addresses = addresses
-
-    def __getitem__(self, symbol: str) -> int:
-        return self.addresses[symbol]
+def load_compiler() -> None:
+    """Load what compiles, which takes some milliseconds, in a thread of the caller's choice."""
+    if llvm.library() is None:
+        _llvm()
 
 
 def compile_text(text: str, target: Host | None = None, promote: str = "") -> bytes:
@@ -143,9 +152,63 @@ def compile_text(text: str, target: Host | None = None, promote: str = "") -> by
     Raises:
         RuntimeError: LLVM does not accept the text.
     """
-    llvm = _llvm()
-    module = llvm.parse_assembly(text, llvm.create_context())
-    with _machine(target or host()) as machine:
+    return compile_texts([text], target, promote)[0]
+
+
+def compile_texts(texts: list[str], target: Host | None = None, promote: str = "") -> list[bytes]:
+    """`compile_text` of each; those that are not in the cache at the same time."""
+    target = target or host()
+    options = "\n".join(map(repr, (*astuple(target), *_OPTIONS.items(), promote)))
+    keys = [store.digest("code", llvm_version(), options, text) for text in texts]
+    found = [
+        store.get(key, f"machine code of {len(text)} characters")
+        for key, text in zip(keys, texts, strict=True)
+    ]
+    missing = [k for k, code in enumerate(found) if code is None]
+    made = _in_parallel([texts[k] for k in missing], target, promote)
+    for k, code in zip(missing, made, strict=True):
+        found[k] = code
+        store.put(keys[k], code, f"machine code of {len(texts[k])} characters")
+    return [code for code in found if code is not None]
+
+
+def _in_parallel(texts: list[str], target: Host, promote: str) -> list[bytes]:
+    """The first text here, each other one in a thread: the import of `concurrent.futures` would
+    take as long as a small module does."""
+    made: dict[int, bytes | Exception] = {}
+
+    def work(k: int) -> None:
+        try:
+            made[k] = _generate(texts[k], target, promote)
+        except Exception as error:
+            made[k] = error
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(1, len(texts))]
+    for thread in threads:
+        thread.start()
+    try:
+        if texts:
+            work(0)
+    finally:
+        for thread in threads:
+            thread.join()
+    return [_code(made[k]) for k in range(len(texts))]
+
+
+def _code(made: bytes | Exception) -> bytes:
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
+def _generate(text: str, target: Host, promote: str) -> bytes:
+    library = None if promote else llvm.library()
+    if library is not None:
+        with _machine(target, library) as machine:
+            return llvm.object_code(library, machine, text)
+    binding = _llvm()
+    module = binding.parse_assembly(text, binding.create_context())
+    with _machine(target) as machine:
         if promote:
             _promote(module.get_function(promote), machine)
         return _emit(machine, module)
@@ -155,19 +218,11 @@ def _promote(function: Any, machine: Any) -> None:
     """Variables in memory become values in registers."""
     if function.is_declaration:
         return
-    llvm = _llvm()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options())
-    passes = llvm.create_new_function_pass_manager()
+    binding = _llvm()
+    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())
+    passes = binding.create_new_function_pass_manager()
     passes.add_sroa_pass()
     passes.run(function, builder)
-
-
-def compile_texts(texts: list[str], target: Host | None = None, promote: str = "") -> list[bytes]:
-    """`compile_text` of each, at the same time."""
-    if len(texts) == 1:
-        return [compile_text(texts[0], target, promote)]
-    with ThreadPoolExecutor(len(texts)) as threads:
-        return list(threads.map(lambda text: compile_text(text, target, promote), texts))
 
 
 def _emit(machine: Any, module: Any) -> bytes:
@@ -214,7 +269,7 @@ def promoted(text: str, function: str) -> str:
 
 
 def load(
-    objects: bytes | list[bytes], exports: list[str], imports: dict[str, int] | None = None
+    objects: bytes | list[bytes], exports: Sequence[str], imports: Mapping[str, int] | None = None
 ) -> Library:
     """Object code into this process; several objects may call one another.
 
@@ -223,17 +278,12 @@ def load(
         imports: addresses of symbols that the code calls; other undefined ones (memcpy, fmodf, ...)
             are looked up in the process.
     """
-    llvm = _llvm()
-    with _lock:
-        builder = llvm.JITLibraryBuilder().add_current_process()
-        for code in [objects] if isinstance(objects, bytes) else objects:
-            builder.add_object_img(code)
-        for name, address in (imports or {}).items():
-            builder.import_symbol(name, address)
-        for name in exports:
-            builder.export_symbol(name)
-        tracker, linker = _linker.link(builder)
-    return Library(tracker, linker, {name: tracker[name] for name in exports})
+    parts = [objects] if isinstance(objects, bytes) else objects
+    if elf.supported:
+        return elf.Library(parts, exports, imports or {})
+    from . import lljit
+
+    return lljit.Library(parts, exports, imports or {}, _llvm(), lambda: _new_machine(host()))
 
 
 def function(address: int, restype: Any, *argtypes: Any) -> Any:

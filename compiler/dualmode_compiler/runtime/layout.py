@@ -12,6 +12,7 @@ import ctypes
 import struct
 import sys
 import sysconfig
+import weakref
 from ctypes import POINTER, Structure, c_char, c_char_p, c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -91,8 +92,10 @@ class Array(Structure):
     data: int
     ndim: int
     dims: Any
+    base: int
     descr: int
     flags: int
+    weakrefs: int
     _fields_ = [
         ("object", Object),
         ("data", c_void_p),
@@ -102,7 +105,16 @@ class Array(Structure):
         ("base", c_void_p),
         ("descr", c_void_p),
         ("flags", c_int32),
+        ("weakrefs", c_void_p),
     ]
+
+
+class List(Structure):
+    """PyListObject."""
+
+    size: int
+    items: Any
+    _fields_ = [("object", Object), ("size", c_int64), ("items", POINTER(c_void_p))]
 
 
 class _Member(Structure):
@@ -143,16 +155,21 @@ def slot_offset(owner: type, name: str) -> int:
 
 
 @cache
-def supported(layout: Layout) -> bool:
-    """True where native code may read and make this interpreter's objects."""
-    standard = (
+def standard() -> bool:
+    """True where objects may be laid out as here: `supported` then looks at them."""
+    return (
         sys.implementation.name == "cpython"
         and not sysconfig.get_config_var("Py_GIL_DISABLED")
         and sys.byteorder == "little"
         and struct.calcsize("P") == 8
         and hasattr(np, "_core")
     )
-    if not standard:
+
+
+@cache
+def supported(layout: Layout) -> bool:
+    """True where native code may read and make this interpreter's objects."""
+    if not standard():
         return False
     try:
         return _numbers_agree() and _arrays_agree() and _slots_agree(layout)
@@ -169,7 +186,13 @@ def _numbers_agree() -> bool:
         and head.type == id(float)
         and _count_agrees(number)
         and Boxed.from_address(id(box)).data == ctypes.addressof(box)
+        and _lists_agree([number, box])
     )
+
+
+def _lists_agree(x: list[Any]) -> bool:
+    seen = List.from_address(id(x))
+    return seen.size == len(x) and all(seen.items[k] == id(y) for k, y in enumerate(x))
 
 
 def _count_agrees(x: object) -> bool:
@@ -196,6 +219,8 @@ def _arrays_agree() -> bool:
 def _array_agrees(a: np.ndarray[Any, Any]) -> bool:
     seen = Array.from_address(id(a))
     descr = Descr.from_address(id(a.dtype))
+    alone = not seen.weakrefs
+    watched = weakref.ref(a)
     flags = (
         (CONTIGUOUS, a.flags.c_contiguous),
         (OWNS_DATA, a.flags.owndata),
@@ -210,6 +235,9 @@ def _array_agrees(a: np.ndarray[Any, Any]) -> bool:
         and all(bool(seen.flags & bit) == on for bit, on in flags)
         and descr.type_num == a.dtype.num
         and descr.byteorder.decode() == a.dtype.byteorder
+        and (seen.base or None) == (None if a.base is None else id(a.base))
+        and alone
+        and seen.weakrefs == id(watched)
     )
 
 
@@ -234,3 +262,14 @@ def wrap(layout: Layout, value: np.ndarray[Any, Any]) -> Any:
     tensor = object.__new__(layout.tensor)
     object.__setattr__(tensor, layout.tensor_slot, value)
     return tensor
+
+
+def unseen(x: object) -> np.ndarray[Any, Any]:
+    """A holder of `x` into which the garbage collector does not look.
+
+    Finalizers of objects that it finds in one cycle run in any order. What is held in this way
+    stays whole until they have all run, as machine code must: one of them may call it.
+    """
+    holder = np.empty(1, object)
+    holder[0] = x
+    return holder

@@ -1,14 +1,17 @@
 """A pool of worker threads in generated code: no C extension, no interpreter on its path.
 
-Generated code calls `void dm_pool_run(ptr fn, ptr ctx, i64 chunks)`, which calls
-`void fn(ptr ctx, i64 chunk)` for every chunk and returns when all are done. One 64-bit ticket holds
+Generated code calls `void dm_pool_run(ptr fn, ptr ctx, i64 chunks, i64 work)`, which calls
+`void fn(ptr ctx, i64 chunk)` for every chunk and returns when all are done; `work` estimates what
+all of them take, in additions of one number (`dualmode_compiler.cost`). One 64-bit ticket holds
 the job's generation (high half) and its next chunk; workers and the caller claim chunks by
 compare-and-swap, so a claim can only succeed for the job it was read from. The caller waits for
 chunks, not for workers: one that sleeps or was preempted before its claim delays nobody. A second
 caller, or a call from inside a chunk, runs its chunks by itself.
 
-Idle workers spin for some tens of microseconds, then sleep on a futex. Threads start at the first
-job, and again at the first one after a fork. Where there is no futex, jobs run serially.
+Idle workers spin for some tens of microseconds, then sleep on a futex. To wake one takes the caller
+longer than a short job gains by it: so a short job that finds all asleep, and does not follow upon
+another, is run by the caller alone. Threads start at the first job that wants them, and again after
+a fork. Where there is no futex, jobs run serially.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import os
 import platform
 import sys
 import threading
-from pathlib import Path
 
 from . import jit
 
@@ -30,8 +32,16 @@ SPINS = 1000
 # Turns before a caller that waits for the last chunks yields its core to whoever holds them.
 YIELD_AFTER = 2000
 
+# Work, in additions, of about 0.1 ms: a job of less wakes nobody if it comes alone.
+LONG_JOB = 3 << 20
+# Ticks of the clock within which one job follows another: about 0.1 ms, or more by CPU.
+SOON = 300_000
+
 _SYSCALL_FUTEX = {"x86_64": 202, "aarch64": 98}
 _PAUSE = {"x86_64": "@llvm.x86.sse2.pause()", "aarch64": "@llvm.aarch64.hint(i32 1)"}
+
+# aarch64 lets no program read the cycle counter.
+_CLOCK = {"x86_64": "@llvm.readcyclecounter()", "aarch64": "@llvm.readsteadycounter()"}
 
 _SERIAL_LOOP = """
 define internal void @serial(ptr %f, ptr %x, i64 %n) nounwind {
@@ -51,7 +61,7 @@ done:
 """
 
 _SERIAL = """
-define void @dm_pool_run(ptr %f, ptr %x, i64 %n) nounwind {
+define void @dm_pool_run(ptr %f, ptr %x, i64 %n, i64 %work) nounwind {
   call void @serial(ptr %f, ptr %x, i64 %n)
   ret void
 }
@@ -74,6 +84,8 @@ _THREADED = """
 @unfinished = internal global i64 0, align 128
 @busy = internal global i64 0, align 128
 @sleepers = internal global i64 0
+@home = internal global i32 -1
+@last = internal global i64 0
 @wanted = internal global i64 0
 @started = internal global i64 0
 @threads = internal global [{most} x i64] zeroinitializer
@@ -84,6 +96,9 @@ declare i32 @pthread_join(i64, ptr)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
 declare i32 @sigfillset(ptr)
 declare i32 @sched_yield()
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @sched_setaffinity(i32, i64, ptr)
 
 ; Run one chunk of the current job; false if none is left. A ticket read with the chunk count or the
 ; function of a later job is refused by the exchange: the ticket changes before they do.
@@ -117,7 +132,41 @@ define internal void @wake() nounwind {{
   %asleep = icmp ne i64 %s, 0
   br i1 %asleep, label %call, label %done
 call:
+  %cpu = call i32 @sched_getcpu()
+  store atomic i32 %cpu, ptr @home monotonic, align 4
   %w = call i64 (i64, ...) @syscall(i64 {futex}, ptr @signal, i32 129, i32 2147483647)
+  br label %done
+done:
+  ret void
+}}
+
+; A virtual core that is halted does not pass for idle, so the system may wake a worker on the core
+; of the caller, and leave it there for milliseconds while others idle: move to another one.
+define internal void @leave_home() nounwind {{
+entry:
+  %allowed = alloca [128 x i8], align 8
+  %home = load atomic i32, ptr @home monotonic, align 4
+  %cpu = call i32 @sched_getcpu()
+  %same = icmp eq i32 %cpu, %home
+  %known = icmp ult i32 %cpu, 1024
+  %shared = and i1 %same, %known
+  br i1 %shared, label %ask, label %done
+ask:
+  %got = call i32 @sched_getaffinity(i32 0, i64 128, ptr %allowed)
+  %ok = icmp eq i32 %got, 0
+  br i1 %ok, label %move, label %done
+move:
+  %byte = lshr i32 %cpu, 3
+  %low = and i32 %cpu, 7
+  %shift = trunc i32 %low to i8
+  %bit = shl i8 1, %shift
+  %p = getelementptr i8, ptr %allowed, i32 %byte
+  %old = load i8, ptr %p
+  %without = xor i8 %old, %bit
+  store i8 %without, ptr %p
+  %e0 = call i32 @sched_setaffinity(i32 0, i64 128, ptr %allowed)
+  store i8 %old, ptr %p
+  %e1 = call i32 @sched_setaffinity(i32 0, i64 128, ptr %allowed)
   br label %done
 done:
   ret void
@@ -150,6 +199,7 @@ sleep:
   %s0 = atomicrmw add ptr @sleepers, i64 1 seq_cst
   %w = call i64 (i64, ...) @syscall(i64 {futex}, ptr @signal, i32 128, i32 %seen, ptr null)
   %s1 = atomicrmw sub ptr @sleepers, i64 1 seq_cst
+  call void @leave_home()
   br label %look
 end:
   ret ptr null
@@ -172,7 +222,7 @@ make:
   br i1 %ok, label %made, label %refused
 made:
   %j = add i64 %i, 1
-  store i64 %j, ptr @started
+  store atomic i64 %j, ptr @started monotonic, align 8
   br label %check
 refused:
   store i64 %i, ptr @wanted
@@ -181,7 +231,7 @@ done:
   ret void
 }}
 
-define void @dm_pool_run(ptr %f, ptr %x, i64 %n) nounwind {{
+define void @dm_pool_run(ptr %f, ptr %x, i64 %n, i64 %work) nounwind {{
 entry:
   %want = load atomic i64, ptr @wanted monotonic, align 8
   %alone = icmp eq i64 %want, 0
@@ -189,7 +239,23 @@ entry:
   %many = icmp sgt i64 %n, 4294967295
   %odd = or i1 %few, %many
   %no = or i1 %alone, %odd
-  br i1 %no, label %serial, label %lock
+  br i1 %no, label %serial, label %look
+look:
+  %threads = load atomic i64, ptr @started monotonic, align 8
+  %sleeping = load atomic i64, ptr @sleepers monotonic, align 8
+  %awake = icmp sgt i64 %threads, %sleeping
+  %long = icmp sge i64 %work, {long_job}
+  %worth = or i1 %awake, %long
+  br i1 %worth, label %lock, label %when
+when:
+  %now = call i64 {clock}
+  %before = load atomic i64, ptr @last monotonic, align 8
+  %since = sub i64 %now, %before
+  %follows = icmp ult i64 %since, {soon}
+  br i1 %follows, label %lock, label %by_itself
+by_itself:
+  call void @serial(ptr %f, ptr %x, i64 %n)
+  br label %end
 lock:
   %pair = cmpxchg ptr @busy, i64 0, i64 1 seq_cst seq_cst
   %mine = extractvalue {{ i64, i1 }} %pair, 1
@@ -227,6 +293,10 @@ yield:
   br label %wait
 unlock:
   store atomic i64 0, ptr @busy seq_cst, align 8
+  br label %end
+end:
+  %done_at = call i64 {clock}
+  store atomic i64 %done_at, ptr @last monotonic, align 8
   ret void
 serial:
   call void @serial(ptr %f, ptr %x, i64 %n)
@@ -289,6 +359,9 @@ def _text() -> str:
         yield_after=YIELD_AFTER,
         futex=_SYSCALL_FUTEX[machine],
         pause=_PAUSE[machine],
+        clock=_CLOCK[machine],
+        long_job=LONG_JOB,
+        soon=SOON,
     )
 
 
@@ -389,14 +462,18 @@ def cores() -> int:
 def _quota() -> float:
     """Cores that the cgroup grants (version 2, then 1), or infinity."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
         return int(quota) / int(period)
     except (OSError, ValueError):  # no such file, or "max"
         pass
     try:
-        root = Path("/sys/fs/cgroup/cpu")
-        granted = int((root / "cpu.cfs_quota_us").read_text())
-        period = int((root / "cpu.cfs_period_us").read_text())
+        granted = int(_read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
+        period = int(_read("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
     except (OSError, ValueError):
         return math.inf
     return granted / period if granted > 0 else math.inf
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()

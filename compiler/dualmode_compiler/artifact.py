@@ -1,0 +1,91 @@
+"""What compilation makes of a graph: all that running it takes, as plain data that can be kept."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from dataclasses import astuple, dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .fingerprint import Catalogue, fingerprint
+from .graph import Graph
+from .runtime import cache as store
+from .runtime import jit
+from .slots import Slots
+from .spec import DTYPES
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class Artifact:
+    """Machine code for one layout of the table, and what its caller has to know.
+
+    Attributes:
+        objects: object files.
+        constants: arrays that the code reads, in the order of the table.
+        arena: bytes of scratch memory.
+        written: the parameters that are states with new values.
+        chunked: it hands work to the thread pool.
+        signals: it looks for signals.
+        calls: it calls back to Python.
+        work: estimated cost of one run, in additions.
+    """
+
+    objects: list[bytes]
+    constants: list[Array]
+    arena: int
+    written: list[int]
+    chunked: bool
+    signals: bool
+    calls: bool
+    work: float
+
+    def pack(self) -> bytes:
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["constants"] = [(a.dtype.name, a.shape, a.tobytes()) for a in self.constants]
+        return marshal.dumps(data)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Artifact:
+        data = marshal.loads(packed)
+        data["constants"] = [
+            np.frombuffer(content, DTYPES[name].numpy).reshape(shape).copy()  # aligned
+            for name, shape, content in data["constants"]
+        ]
+        return cls(**data)
+
+
+def key(
+    graph: Graph, slots: Slots, host: jit.Host, catalogue: Catalogue, optimization: int
+) -> str | None:
+    """The name of the artifact in the cache; None where it cannot be kept."""
+    said = fingerprint(graph, catalogue)
+    if said is None:
+        return None
+    target = repr(
+        (optimization, astuple(slots), astuple(host), sys.implementation.cache_tag, np.__version__)
+    )
+    versions = (source_version(os.path.dirname(__file__)), catalogue.version, jit.llvm_version())
+    return store.digest("artifact", *versions, target, said)
+
+
+@cache
+def source_version(*folders: str) -> str:
+    """What tells the Python files in these folders, and below, from others: names, sizes and times
+    of their last change."""
+    said: list[str] = []
+    waiting = list(folders)
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.name.endswith(".py"):
+                    known = entry.stat()
+                    said.append(f"{entry.path} {known.st_size} {known.st_mtime_ns}")
+                elif entry.name != "__pycache__" and entry.is_dir():
+                    waiting.append(entry.path)
+    return "\n".join(said)

@@ -1,0 +1,345 @@
+# ruff: noqa: E501
+"""Mutations of the compiler, each of which must make a test fail.
+
+A mutation turns one pass off, or makes one rule, mask or bound wrong. It is applied to a copy of
+the packages, and the quick tests that it names run on that. One that no test notices has survived:
+then a test is missing.
+
+    python tests/mutate.py                 all of them
+    python tests/mutate.py gemm plan       those of these groups, or with these names
+    python tests/mutate.py --list
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+COMPILER = "compiler/dualmode_compiler"
+COPIED = ("dualmode", "compiler", "tests", "pyproject.toml")
+LIMIT = 120  # seconds after which tests count as failed: code may hang
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old`, which is in the file exactly once, becomes `new`; then one of `tests` fails.
+
+    Attributes:
+        name: the group and what is wrong.
+        file: below the compiler's package.
+        tests: arguments of pytest, of which each runs by itself, in order.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return f"{COMPILER}/{self.file}"
+
+    def occurrences(self, root: Path = ROOT) -> int:
+        return (root / self.path).read_text().count(self.old)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _levels(*names: str) -> str:
+    return f"tests/compiler/test_levels.py -k '{' or '.join(names)}'"
+
+
+def _guarded(*names: str) -> str:
+    return f"tests/compiler/test_memory_safety.py -k '{' or '.join(names)}'"
+
+
+PASSES = "tests/compiler/test_passes.py"
+CONTROL = "tests/compiler/test_control_passes.py"
+NATIVE = "tests/compiler/test_native_control.py"
+PLAN = "tests/compiler/test_plan.py"
+GEMM = "tests/compiler/test_gemm.py"
+EMIT = "tests/compiler/test_emit.py"
+MOVED = "tests/compiler/test_movement.py"
+SUMS = "tests/compiler/test_reductions.py"
+LOWER = "tests/compiler/test_lower.py"
+MATRIX = (_levels("matmul"), _guarded("gemm", "double"), GEMM)
+
+MUTATIONS: tuple[Mutation, ...] = (
+    # --- passes
+    Mutation("passes: no constant folding", "passes/__init__.py",
+        "(simplify, fold)", "(simplify,)", (_levels("by_level"),)),
+    Mutation("passes: no merging", "passes/__init__.py",
+        "*(merge, inline, *PIPELINE)", "*(inline, *PIPELINE)", (CONTROL,)),
+    Mutation("passes: no merging without optimization", "passes/__init__.py",
+        "steps: tuple[Pass, ...] = (merge,) if owns_graphs(graph) else ()",
+        "steps: tuple[Pass, ...] = ()", ("tests/test_optimization.py",)),
+    Mutation("passes: no inlining", "passes/inline.py",
+        "    inner = cache(inline)", "    return graph\n    inner = cache(inline)", (CONTROL,)),
+    Mutation("passes: no pruning", "passes/prune.py",
+        "    read = items_read(graph)", "    return graph\n    read = items_read(graph)", (CONTROL,)),
+    Mutation("passes: no hoisting", "passes/hoist.py",
+        "    inner = cache(hoist)", "    return graph\n    inner = cache(hoist)", (CONTROL,)),
+    Mutation("passes: constants fold through effects", "passes/fold.py",
+        " or node.op.effect", "", (PASSES,)),
+    Mutation("passes: what may raise is hoisted", "passes/hoist.py",
+        "if certain or work < math.inf:", "if True:", (CONTROL, NATIVE)),
+    Mutation("passes: the last branch for a number too large only", "passes/inline.py",
+        "branches[k if 0 <= k < len(branches) else -1]",
+        "branches[max(0, min(k, len(branches) - 1))]", (CONTROL, NATIVE)),
+    Mutation("passes: what a condition reads is dropped", "passes/prune.py",
+        "needed |= {k for k in _read(cond) if k < carried}", "pass", (CONTROL, NATIVE)),
+    Mutation("passes: a loop's dependences are followed once", "passes/prune.py",
+        "        needed |= more\n", "        return sorted(needed | more)\n", (_levels("in_a_row"),)),
+    Mutation("passes: results that differ between branches", "passes/prune.py",
+        "if any((n.op, n.attrs) != (one.op, one.attrs) for n in outputs):", "if False:",
+        (CONTROL, NATIVE)),
+    Mutation("graph: equal effects are one", "graph.py",
+        "node = None if op.effect else self._interned.get(key)",
+        "node = self._interned.get(key)", ("tests/test_optimization.py",)),
+    # --- lowering
+    Mutation("lower: bound axes meet", "lower.py", "    if taken:\n", "    if False:\n", (_levels("same_reduction"),)),
+    Mutation("lower: 0.0 is -0.0", "lower.py",
+        "raw = flat.view(np.dtype((np.void, array.itemsize)))", "raw = flat", (LOWER, EMIT)),
+    Mutation("lower: other elements of a finished contraction", "lower.py",
+        '            return "it needs other elements of a contraction than the finished ones"\n',
+        '            return ""\n', (LOWER, GEMM, EMIT)),
+    Mutation("staging: the rest of a cut reduction", "staging.py",
+        "rest = over(end, cut.rest) if cut.rest else None", "rest = None", (SUMS, EMIT, _levels("sum"))),
+    Mutation("staging: positions count from each part", "staging.py",
+        "return total + start * inner if position else total", "return total",
+        (_levels("argmax", "argmin"), SUMS)),
+    Mutation("staging: NaN does not win", "staging.py",
+        'return expr.apply("or", better, nan)', "return better", (_levels("argmax"), SUMS, EMIT)),
+    Mutation("folds: places that overlap count as apart", "folds.py",
+        "abs(step) <= reach", "abs(step) < reach", (_levels("scatter"), MOVED)),
+    # --- plan
+    Mutation("plan: in place whatever is read", "plan.py",
+        "        e.index[0] is offset\n", "        True\n", (PLAN, _levels("drawn"))),
+    Mutation("plan: over an operand of a contraction", "plan.py",
+        "if c is not None and source in (c.a[0], c.b[0]):", "if False:", (PLAN, GEMM, _guarded("states"))),
+    Mutation("plan: a state is stored before it is read", "plan.py",
+        "        for b in before:\n            order.after[b].add(writer)\n        self.places", "        self.places",
+        (PLAN, _levels("drawn"))),
+    Mutation("plan: copies do not wait for readers", "plan.py",
+        "order.append(Copy(value, state), before=order.before_write(state))",
+        "order.append(Copy(value, state))", (PLAN, _levels("drawn"))),
+    Mutation("plan: outputs read states too late", "plan.py",
+        "        if node.op is PARAM and place.at in self.states:\n", "        if False:\n",
+        (PLAN, _levels("drawn"))),
+    Mutation("plan: memory is free one step early", "plan.py",
+        "for b in [b for b in held if last[b] == k]", "for b in [b for b in held if last[b] <= k + 1]",
+        (PLAN, _levels("drawn"))),
+    Mutation("plan: failing calls after writes", "plan.py",
+        "return {*readers, *self.calls.values()} if self.lasting else {*readers}",
+        "return {*readers}", (PLAN, "tests/test_failed_calls.py")),
+    # --- matrix products
+    Mutation("gemm: the mask has a lane more", "emit/gemm.py",
+        'icmp ult {integers} <{steps}>, {limit}', 'icmp ule {integers} <{steps}>, {limit}', MATRIX),
+    Mutation("gemm: the first vector is masked", "emit/gemm.py",
+        "if vector == self.spec.vectors - 1 else None", "if vector == 0 else None", MATRIX),
+    Mutation("gemm: sums start anew", "emit/gemm.py",
+        '"icmp ne i64 %add, 0"', '"icmp ne i64 0, 0"', (GEMM, _guarded("deep"))),
+    Mutation("gemm: the tail has whole vectors", "emit/product.py",
+        "tail - (vectors - 1) * lanes", "lanes", MATRIX),
+    Mutation("gemm: the tail is one tile on", "emit/product.py",
+        "last = self.tiles // self.across - 1 if", "last = self.tiles // self.across if", MATRIX),
+    Mutation("gemm: the last stretch of K is whole", "emit/product.py",
+        'length = w.minimum(w.op("sub", g.k, k0), t.depth)', "length = str(t.depth)",
+        (GEMM, _guarded("deep"))),
+    Mutation("gemm: the stretches of K do not add up", "emit/product.py",
+        'add = k0 if self.stretches > 1 else "0"', 'add = "0"', (GEMM, _guarded("deep"))),
+    Mutation("gemm: panels beyond the last", "emit/product.py",
+        'p1 = w.minimum(w.op("add", p0, t.panels_per_block), t.panels)',
+        'p1 = w.op("add", p0, t.panels_per_block)', MATRIX),
+    Mutation("gemm: no row more in tall panels", "emit/product.py",
+        'i64 {t.rows + 1}, i64 {t.rows}', 'i64 {t.rows}, i64 {t.rows}', MATRIX),
+    Mutation("gemm: tall panels do not move the others", "emit/product.py",
+        'row = w.op("add", row, w.minimum(p, t.taller))', "pass", MATRIX),
+    Mutation("pack: columns that are not there", "emit/pack.py",
+        'e.mask(w, w.minimum("%columns", e.lanes))', "e.mask(w, str(e.lanes))",
+        (_guarded("gemm", "double", "strides", "deep"), GEMM)),
+    Mutation("pack: the last column is not repeated", "emit/pack.py",
+        'w.op("mul", w.minimum(last, j), "%sn")', 'w.op("mul", str(j), "%sn")',
+        (_guarded("gemm", "double", "strides", "deep"), GEMM)),
+    Mutation("pack: the last group does not overlap", "emit/pack.py",
+        "i = w.minimum(turn, final)", "i = turn", (_guarded("gemm", "double", "strides", "deep"), GEMM)),
+    Mutation("dot: columns beyond the last", "emit/product.py",
+        'left = w.op("sub", self.columns, j)', "left = str(DOT_COLUMNS)",
+        (_guarded("vectors", "matmul"), GEMM)),
+    # --- elementwise loops
+    Mutation("nest: loads without masks", "emit/nest.py",
+        "        if lanes == 1 or mask is None:\n            return self.w.emit(f\"load",
+        "        if True:\n            return self.w.emit(f\"load", (_guarded("elementwise", "rows"),)),
+    Mutation("nest: stores without masks", "emit/nest.py",
+        "        if lanes == 1 or mask is None:\n            self.w.line(f\"  store",
+        "        if True:\n            self.w.line(f\"  store", (_guarded("elementwise", "rows"),)),
+    Mutation("nest: gathers without masks", "emit/nest.py",
+        "{scope.mask or literal(True, bool_, lanes)}", "{literal(True, bool_, lanes)}",
+        (_guarded("index", "elementwise", "prefix"), _levels("take"), EMIT)),
+    Mutation("levels: the second piece of a tail is missing", "emit/levels.py",
+        "    if left > at:\n", "    if left > at and not at:\n", (_levels("tanh", "add"), EMIT)),
+    Mutation("rows: chunks run on", "emit/rows.py",
+        "select i1 {inside}, i64 {end}, i64 {outer.extent}", "select i1 {inside}, i64 {end}, i64 {end}",
+        (_levels("add", "multiply", "tanh"), "tests/compiler/test_threads.py")),
+    Mutation("chunks: the last part runs on", "emit/chunks.py",
+        "minimum(w, end, extent), -(-extent // size)", "end, -(-extent // size)",
+        (_levels("permute", "cumulative"), MOVED, SUMS)),
+    # --- reductions
+    Mutation("reduce: what is masked counts", "emit/reduce.py",
+        "        if mask is not None:\n            rest =", "        if False:\n            rest =",
+        (_levels("every_length"), SUMS)),
+    Mutation("reduce: the last element is missing", "emit/reduce.py",
+        "enumerate(range(whole, extent, step))", "enumerate(range(whole, extent - 1, step))",
+        (_levels("sum", "prod", "max"), SUMS)),
+    Mutation("reduce: the loop ends a group early", "emit/reduce.py",
+        'nest.loop("0", str(whole), group, several, carried)',
+        'nest.loop("0", str(whole - group), group, several, carried)', (SUMS, _guarded("rows"), EMIT)),
+    # --- transposes, scans, writes at indices
+    Mutation("transpose: the last tile does not move back", "emit/transpose.py",
+        "body(minimum(self._here(), index, extent - step), step)", "body(index, step)",
+        (_guarded("moved", "turned"), MOVED)),
+    Mutation("transpose: twice in place", "emit/transpose.py",
+        "self.twice = offsets.isdisjoint(read)", "self.twice = True", (MOVED, EMIT)),
+    Mutation("transpose: tails without a mask", "emit/transpose.py",
+        "mask = mask_text(columns, lanes)", "mask = None", (_guarded("moved", "turned"), MOVED)),
+    Mutation("transpose: rows that are not there", "emit/transpose.py",
+        "nest.read(x.dtype, place, width, mask_text(rows, width))",
+        "nest.read(x.dtype, place, width, None)", (_guarded("moved", "turned"), MOVED)),
+    Mutation("scan: columns without a mask", "emit/scan.py",
+        "nest.scope(axis, str(whole), body, width, mask_text(left, width))",
+        "nest.scope(axis, str(whole), body, width, None)", (_guarded("prefix"), _levels("cumulative"))),
+    Mutation("scan: the rest without a mask", "emit/scan.py",
+        "self._step(at, self._spread(carry, 0, lanes), lanes, mask_text(count, lanes))",
+        "self._step(at, self._spread(carry, 0, lanes), lanes, None)",
+        (_guarded("prefix", "elementwise"), _levels("cumulative"))),
+    Mutation("scan: in reverse, what is masked counts", "emit/scan.py",
+        "if mask is not None and self.form.reverse:", "if False:", (MOVED, _levels("cumulative"))),
+    Mutation("scan: a block adds its own total", "emit/scan.py",
+        "icmp ult i64 {index}, %chunk", "icmp ule i64 {index}, %chunk", (MOVED,)),
+    Mutation("scan: the last block is whole", "emit/scan.py",
+        "select i1 {last}, i64 {whole}, i64 {size}", "select i1 {last}, i64 {size}, i64 {size}", (MOVED,)),
+    Mutation("scatter: tails without a mask", "emit/fold.py",
+        "self.nest.scope(axis, str(whole), self._put, lanes, mask_text(left, lanes))",
+        "self.nest.scope(axis, str(whole), self._put, lanes, None)",
+        (_guarded("prefix"), _levels("scatter"), MOVED)),
+    Mutation("scatter: threads meet at one place", "emit/fold.py",
+        "return math.gcd(*(c for a, c in at.terms if a is not axis)) >= axis.extent",
+        "return True", (MOVED, _levels("scatter"))),
+)  # fmt: skip
+
+# no test notices these yet
+OPEN = frozenset(
+    {
+        "passes: no merging without optimization",
+        "graph: equal effects are one",
+        "lower: bound axes meet",
+        "reduce: what is masked counts",
+        "pack: columns that are not there",
+    }
+)
+
+
+@contextmanager
+def copied() -> Iterator[Path]:
+    """A copy of what tests need, in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="dualmode-mutants-") as folder:
+        for name in COPIED:
+            source, target = ROOT / name, Path(folder) / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        yield Path(folder)
+
+
+def run(tests: str, folder: Path) -> tuple[bool, str]:
+    """Whether all of `tests` pass in the copy at `folder`, and what pytest says last."""
+    flags = ("-x", "-q", "-p", "no:cacheprovider", "-n", "0", "--no-header", "--tb", "no")
+    paths = os.pathsep.join([str(folder), str(folder / "compiler")])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in ("PYTEST_XDIST_WORKER", "DUALMODE_CACHE_DIR", "PYTEST_ADDOPTS"):
+        environment.pop(name, None)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *flags, *shlex.split(tests)],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False, f"no end after {LIMIT} s"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    said = (lines or done.stdout.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    if done.returncode < 0:
+        said = f"signal {-done.returncode}"
+    if done.returncode in (4, 5):
+        raise ValueError(f"pytest found no tests for {tests!r}: {done.stdout}{done.stderr}")
+    return done.returncode == 0, said
+
+
+def killed_by(mutation: Mutation, folder: Path) -> str:
+    """What noticed `mutation`, in the copy at `folder`; empty if nothing did."""
+    path = folder / mutation.path
+    text = path.read_text()
+    assert text.count(mutation.old) == 1, f"{mutation}: not exactly once in {mutation.file}"
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        for tests in mutation.tests:
+            passed, said = run(tests, folder)
+            if not passed:
+                return said
+        return ""
+    finally:
+        path.write_text(text)
+
+
+def survivors(mutations: Sequence[Mutation], say: bool = True) -> list[Mutation]:
+    """Those of `mutations` that no test notices."""
+    found: list[Mutation] = []
+    with copied() as folder:
+        for mutation in mutations:
+            start = time.perf_counter()
+            said = killed_by(mutation, folder)
+            if not said:
+                found.append(mutation)
+            if say:
+                took = f"{time.perf_counter() - start:.0f} s"
+                print(
+                    f"{'killed  ' if said else 'SURVIVED'} {took:>5}  {mutation}  {said}",
+                    flush=True,
+                )
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("which", nargs="*", help="groups or names; all by default")
+    parser.add_argument("--list", action="store_true", help="list them and run nothing")
+    options = parser.parse_args()
+    chosen = [
+        m
+        for m in MUTATIONS
+        if not options.which or any(m.name == w or m.name.split(":")[0] == w for w in options.which)
+    ]
+    stale = [m for m in MUTATIONS if m.occurrences() != 1]
+    for m in stale:
+        print(f"STALE: {m}: its text is {m.occurrences()} times in {m.file}")
+    if options.list:
+        print(*chosen, sep="\n")
+        return bool(stale)
+    return bool(survivors([m for m in chosen if m not in stale]) or stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
