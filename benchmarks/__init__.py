@@ -1,6 +1,9 @@
 """Benchmarks: dualmode in both modes beside the engines that are installed. `python -m benchmarks`.
 
-`workloads` says what is computed, `ours` and `peers_*` how each library's user would write it,
-`contestants` lists library and mode, `measure` times them in turns, `fresh` measures what only a
-new process shows (imports, first calls, memory), `report` prints, saves and draws.
+`workloads` and `functions` say what is computed, `catalogue` with which sizes, under which name;
+`ours`, `peers_*` and `functions_*` how each library's user would write it; `machine` what the
+machine can do at most. `contestants` lists library and mode, `measure` times them in turns, `fresh`
+measures what only a new process shows (imports, first calls, memory), `suite` measures by name.
+`figures` keeps what was measured, `goals` says what has to come of it, `report` prints, `pictures`
+draws, and `results` writes `RESULTS.md`.
 """

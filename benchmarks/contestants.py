@@ -6,10 +6,23 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .workloads import Dispatch, Gemm, Kind, Loop, Nested, Recurrent, Training, Workload
+from .functions import Pure
+from .workloads import (
+    Adam,
+    Dispatch,
+    Gemm,
+    Kind,
+    Loop,
+    Nested,
+    Recurrent,
+    Training,
+    Transformer,
+    Workload,
+)
 
 PEERS = ("numpy", "torch", "torch-compile", "jax", "tensorflow")
 DEFAULT_PEERS = ("numpy", "torch", "jax", "tensorflow")
+LARGE = 32e6  # bytes of a call from which on the bandwidth of memory is what limits it
 
 
 @dataclass(frozen=True)
@@ -30,25 +43,37 @@ class Contestant:
     module: str
     mode: str
     kind: Kind
-    runs: tuple[type[Workload], ...] = (Training, Gemm, Dispatch)
+    runs: tuple[type[Workload], ...] = (Training, Gemm, Dispatch, Pure, Adam)
 
     def takes(self, workload: Workload) -> bool:
-        return self.kind in workload.kinds and isinstance(workload, self.runs)
+        able = isinstance(workload, self.runs) and self.peer not in workload.without
+        if self.kind == "limit":
+            return able and (self is FMA_PEAK or workload.moved >= LARGE)
+        return able and self.kind in workload.kinds
 
 
-_ALL = (Training, Gemm, Dispatch, Nested, Loop, Recurrent)
+_ALL = (Training, Transformer, Gemm, Dispatch, Pure, Adam, Nested, Loop, Recurrent)
+_TF = (Training, Gemm, Dispatch)
 OUR_EAGER = Contestant("dualmode eager", "", "dualmode", "ours", "eager", "eager", _ALL)
 OUR_COMPILED = Contestant("dualmode compiled", "", "dualmode", "ours", "compiled", "compiled", _ALL)
+FMA_PEAK = Contestant("FMA peak", "", "dualmode", "machine", "fma", "limit", (Gemm,))
+COPY = Contestant("copy", "", "dualmode", "machine", "copy", "limit", (Pure, Adam))
 CONTESTANTS = (
     OUR_EAGER,
     OUR_COMPILED,
-    Contestant("numpy", "numpy", "numpy", "peers_numpy", "eager", "eager", (Gemm, Dispatch)),
+    FMA_PEAK,
+    COPY,
+    Contestant("numpy", "numpy", "numpy", "peers_numpy", "eager", "eager", (Gemm, Dispatch, Pure)),
     Contestant("torch eager", "torch", "torch", "peers_torch", "eager", "eager"),
-    Contestant("torch.compile", "torch-compile", "torch", "peers_torch", "compile", "compiled"),
+    Contestant(
+        "torch.compile", "torch-compile", "torch", "peers_torch", "compile", "compiled", (Training,)
+    ),
     Contestant("jax.jit", "jax", "jax", "peers_jax", "jit", "compiled", _ALL),
-    Contestant("tf eager", "tensorflow", "tensorflow", "peers_tensorflow", "eager", "eager"),
-    Contestant("tf.function", "tensorflow", "tensorflow", "peers_tensorflow", "graph", "compiled"),
-    Contestant("tf XLA", "tensorflow", "tensorflow", "peers_tensorflow", "xla", "compiled"),
+    Contestant("tf eager", "tensorflow", "tensorflow", "peers_tensorflow", "eager", "eager", _TF),
+    Contestant(
+        "tf.function", "tensorflow", "tensorflow", "peers_tensorflow", "graph", "compiled", _TF
+    ),
+    Contestant("tf XLA", "tensorflow", "tensorflow", "peers_tensorflow", "xla", "compiled", _TF),
 )
 
 
@@ -59,6 +84,6 @@ def installed(peers: Iterable[str]) -> list[str]:
 
 
 def selected(peers: Iterable[str]) -> list[Contestant]:
-    """Both modes of dualmode and all modes of these peers."""
+    """Both modes of dualmode, all modes of these peers, and the limits of the machine."""
     names = {"", *peers}
     return [c for c in CONTESTANTS if c.peer in names]

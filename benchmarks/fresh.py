@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .catalogue import MLP24, MNIST_MLP, TINY, TRANSFORMER, WIDE_MLP
 from .contestants import OUR_COMPILED, OUR_EAGER, Contestant
 from .measure import Worker, progress
-from .workloads import MNIST_MLP, TINY
+from .workloads import Workload
 
 MEMORY_STEPS = 10_000
+PEAK_STEPS = 10
+PREDICTED = "dualmode predicted"
+FIRST_CALLS: list[Workload] = [MNIST_MLP, TRANSFORMER]
 
 ABOUT = {
     "import": "time to import each library after NumPy, in a fresh process",
-    "first_call": "first call of the compiled mnist_mlp step in a fresh process; and with imports",
+    "first_call": "first call of a compiled training step in a fresh process; and with imports",
+    "disk_cache": "the same with an empty cache on disk, and from the cache in the next process",
+    "peak_memory": "peak of resident memory in training wide_mlp and 24 layers of 512, batch 128",
     "memory": f"growth of resident memory over {MEMORY_STEPS:,} steps of tiny",
 }
 
@@ -28,7 +36,7 @@ class Measured:
     """One quantity of one contestant, measured once in each round.
 
     Attributes:
-        unit: "s" or "KiB".
+        unit: "s", "KiB", or what is counted.
     """
 
     workload: str
@@ -74,19 +82,66 @@ def _import_time(package: str) -> float:
     return float(process.stdout.split()[-1])
 
 
-def first_calls(contestants: Sequence[Contestant], threads: int, rounds: int) -> list[Measured]:
-    """Seconds of the first call alone, and from the start of the process to its end."""
+def first_calls(
+    contestants: Sequence[Contestant],
+    threads: int,
+    rounds: int,
+    workloads: Sequence[Workload] = FIRST_CALLS,
+) -> list[Measured]:
+    """Seconds of the first call alone, and from the start of the process to its end. What is
+    compiled is not in a cache on disk."""
     found: list[Measured] = []
-    compiled = [c for c in contestants if c.kind == "compiled" and c.takes(MNIST_MLP)]
-    for c in compiled * rounds:
-        progress(f"first_call {c.label}")
-        worker = Worker(c, threads)
-        try:
-            answer = worker.build(MNIST_MLP)
-        finally:
-            worker.close()
-        _add(found, "first_call", "first call", threads, c.label, "s", answer["first"])
-        _add(found, "first_call", "with imports", threads, c.label, "s", answer["started"])
+    for workload in workloads:
+        for c in [c for c in contestants if c.kind == "compiled" and c.takes(workload)] * rounds:
+            progress(f"first_call {workload.name} {c.label}")
+            with tempfile.TemporaryDirectory() as cache, _worker(c, threads, cache) as worker:
+                answer = worker.build(workload)
+            _add(found, "first_call", workload.name, threads, c.label, "s", answer["first"])
+            name = f"{workload.name} with imports"
+            _add(found, "first_call", name, threads, c.label, "s", answer["started"])
+    progress("")
+    return found
+
+
+def disk_cache(threads: int, rounds: int) -> list[Measured]:
+    """Seconds of the first call of a process that finds nothing in the cache on disk, and of the
+    next process, which finds all."""
+    found: list[Measured] = []
+    label = OUR_COMPILED.label
+    for workload in FIRST_CALLS * rounds:
+        with tempfile.TemporaryDirectory() as cache:
+            for state in ("cold", "warm"):
+                progress(f"disk_cache {workload.name} {state}")
+                with _worker(OUR_COMPILED, threads, cache) as worker:
+                    answer = worker.build(workload)
+                    modules = worker.modules("llvmlite")
+                name = f"{workload.name}, {state}"
+                _add(found, "disk_cache", name, threads, label, "s", answer["first"])
+                name += ": modules of llvmlite"
+                _add(found, "disk_cache", name, threads, label, "modules", modules)
+    progress("")
+    return found
+
+
+def peak_memory(contestants: Sequence[Contestant], threads: int, rounds: int) -> list[Measured]:
+    """KiB of resident memory at the peak of some training steps, above what the imports take.
+
+    Compiled code comes from the cache on disk; "cold" is the peak of the process that compiled it.
+    """
+    found: list[Measured] = []
+    eager_or_ours = [c for c in contestants if c.kind == "eager" or c == OUR_COMPILED]
+    for workload in (WIDE_MLP, MLP24):
+        for c in [c for c in eager_or_ours if c.takes(workload)] * rounds:
+            progress(f"peak_memory {workload.name} {c.label}")
+            with tempfile.TemporaryDirectory() as cache:
+                for state in (" cold", "") if c.module == OUR_COMPILED.module else ("",):
+                    with _worker(c, threads, cache) as worker:
+                        peak, predicted = worker.peak(workload, PEAK_STEPS)
+                    name = workload.name + state
+                    _add(found, "peak_memory", name, threads, c.label, "KiB", peak / 1024)
+                    if predicted is not None:
+                        planned = predicted / 1024
+                        _add(found, "peak_memory", name, threads, PREDICTED, "KiB", planned)
     progress("")
     return found
 
@@ -96,15 +151,21 @@ def memory(threads: int, rounds: int, steps: int = MEMORY_STEPS) -> list[Measure
     found: list[Measured] = []
     for c in (OUR_EAGER, OUR_COMPILED) * rounds:
         progress(f"memory {c.label}")
-        worker = Worker(c, threads)
-        try:
+        with _worker(c, threads) as worker:
             worker.build(TINY)
             growth = worker.growth(TINY.name, steps) / 1024
-        finally:
-            worker.close()
         _add(found, "memory", f"growth in {steps} steps", threads, c.label, "KiB", growth)
     progress("")
     return found
+
+
+@contextlib.contextmanager
+def _worker(contestant: Contestant, threads: int, cache: str = "") -> Iterator[Worker]:
+    worker = Worker(contestant, threads, cache)
+    try:
+        yield worker
+    finally:
+        worker.close()
 
 
 def _add(

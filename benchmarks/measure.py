@@ -44,7 +44,8 @@ class Result:
         blocks: seconds per call in each block, in the order of the rounds.
         first: seconds of the first call, which traces and compiles.
         started: seconds from the start of the process to the end of its first call.
-        values: mean of the result of each of the first calls.
+        work, moved: the workload's floating-point operations and bytes of a call.
+        values: of the results of the first calls: the mean, and some elements of large ones.
         error: why there is nothing else.
     """
 
@@ -54,6 +55,7 @@ class Result:
     contestant: str
     kind: str
     work: float = 0.0
+    moved: float = 0.0
     blocks: list[float] = field(default_factory=list)
     first: float = 0.0
     started: float = 0.0
@@ -91,6 +93,7 @@ class _Running:
         )
         self._sync = step.sync
         self._restore = step.snapshot()
+        self._repeats = step.repeats
         self._calls = 1
 
     def sample(self) -> float:
@@ -100,17 +103,17 @@ class _Running:
         than slow ones, to where gradients vanish, and with denormal numbers each step is slower.
         """
         self._restore()
-        self.run(1)
+        self.run(1)  # the caches hold what they hold in a program that calls it again and again
         start = time.perf_counter()
         self._timer.timeit(self._calls)
         self._sync()
-        return (time.perf_counter() - start) / self._calls
+        return (time.perf_counter() - start) / (self._calls * self._repeats)
 
     def block(self, seconds: float, quantile: float) -> float:
         """Seconds per call: that quantile of the samples that fit in `seconds`."""
         end = time.perf_counter() + seconds
-        self._calls = max(1, int(SAMPLE / self.sample()))
-        self._calls = max(1, int(SAMPLE / self.sample()))  # once more, now that it is warm
+        for _ in range(2):  # once more, now that it is warm
+            self._calls = max(1, int(SAMPLE / (self.sample() * self._repeats)))
         samples = [self.sample()]
         while time.perf_counter() < end:
             samples.append(self.sample())
@@ -155,6 +158,10 @@ def _serve(connection: Connection, contestant: Contestant, threads: int) -> None
                         answer = steps[args[0]].block(*args[1:])
                     case "growth":
                         answer = _growth(steps[args[0]], args[1])
+                    case "peak":
+                        answer = _peak(contestant, args[0], threads, args[1])
+                    case "modules":
+                        answer = sum(name.split(".")[0] == args[0] for name in sys.modules)
                     case _:
                         raise ValueError(request)
                 _rest()
@@ -173,13 +180,41 @@ def _build(
     result = step.call(*step.args)
     step.sync()
     end = time.monotonic()
-    values = [_mean(result)]
-    values += [_mean(step.call(*step.args)) for _ in range(STEPS_CHECKED - 1)]
+    values = _values(step.shown(result))
+    if not workload.constant:
+        for _ in range(STEPS_CHECKED - 1):
+            values += _values(step.shown(step.call(*step.args)))
     return _Running(step), {"first": end - start, "ended": end, "values": values}
 
 
-def _mean(result: Any) -> float:
-    return float(np.mean(np.asarray(result), dtype=np.float64))
+def _values(result: Any) -> list[float]:
+    """The mean of every array, and ten elements of those that have more."""
+    if isinstance(result, (tuple, list)):
+        return [value for part in result for value in _values(part)]
+    x = np.asarray(result)
+    values = [float(np.mean(x, dtype=np.float64))]
+    if x.size > 10:
+        values += x.ravel()[:: x.size // 10][:10].tolist()
+    return values
+
+
+def _peak(
+    contestant: Contestant, workload: Workload, threads: int, calls: int
+) -> tuple[int, int | None]:
+    """Bytes of resident memory at the peak of some calls, above what imports take; and what the
+    library predicts."""
+    module = importlib.import_module(f"{__package__}.{contestant.module}")
+    gc.collect()
+    before = resident()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts at what is resident now
+    step: Step = module.build(workload, contestant.mode, threads)
+    for _ in range(calls):
+        step.call(*step.args)
+    step.sync()
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
+    return peak - before, step.predicted() if step.predicted else None
 
 
 def _growth(running: _Running, calls: int) -> int:
@@ -194,16 +229,20 @@ def _growth(running: _Running, calls: int) -> int:
 
 
 class Worker:
-    """A contestant's process. Requests raise RuntimeError with what went wrong there."""
+    """A contestant's process. Requests raise RuntimeError with what went wrong there.
 
-    def __init__(self, contestant: Contestant, threads: int) -> None:
+    Args:
+        cache: the folder in which dualmode keeps compiled code; none is kept without it.
+    """
+
+    def __init__(self, contestant: Contestant, threads: int, cache: str = "") -> None:
         self._connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._started = time.monotonic()
         self._process = context.Process(
             target=_serve, args=(theirs, contestant, threads), daemon=True
         )
-        with _environment(threads):
+        with _environment(threads, cache):
             self._process.start()
         theirs.close()
 
@@ -220,6 +259,15 @@ class Worker:
     def growth(self, case: str, calls: int) -> int:
         """Bytes by which `calls` calls make the process grow."""
         return self._ask("growth", case, calls)
+
+    def peak(self, workload: Workload, calls: int) -> tuple[int, int | None]:
+        """Bytes above the imports that building the workload and some calls take at the peak, and
+        what the library predicts for a call."""
+        return self._ask("peak", workload, calls)
+
+    def modules(self, package: str) -> int:
+        """How many modules of a package are imported there."""
+        return self._ask("modules", package)
 
     def _ask(self, *request: Any) -> Any:
         try:
@@ -243,10 +291,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _environment(threads: int) -> Iterator[None]:
+def _environment(threads: int, cache: str) -> Iterator[None]:
     """What libraries read when they are imported, for processes started inside the block."""
     names = ("OMP", "OPENBLAS", "MKL", "DUALMODE")
     wanted: dict[str, str | None] = {f"{name}_NUM_THREADS": str(threads) for name in names}
+    wanted |= {"DUALMODE_CACHE": str(int(bool(cache))), "DUALMODE_CACHE_DIR": cache or None}
     wanted |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     wanted["PYTHONDONTWRITEBYTECODE"] = None  # first calls import, from byte code as installed
     saved = {name: os.environ.get(name) for name in wanted}
@@ -306,7 +355,9 @@ def _start(
         if not c.takes(case):
             continue
         progress(f"{name} {case.name}, {threads} thread(s): starting {c.label}")
-        result = results[c] = Result(name, case.name, threads, c.label, c.kind, case.work)
+        result = results[c] = Result(
+            name, case.name, threads, c.label, c.kind, case.work, case.moved
+        )
         if c not in workers:
             workers[c] = Worker(c, threads)
         with _failing_alone(result):
@@ -347,10 +398,15 @@ def _failing_alone(result: Result) -> Iterator[None]:
 def _compare(results: Sequence[Result]) -> None:
     """Mark those whose first results are not those of the first contestant: they compute
     something else, and their times say nothing."""
-    known = next((r.values for r in results if r.values), [])
-    for r in results:
-        if r.values and not np.allclose(r.values, known, rtol=AGREEMENT, atol=1e-5):
+    computing = [r for r in results if r.values and r.kind != "limit"]
+    known = computing[0].values if computing else []
+    for r in computing:
+        if not _agree(r.values, known):
             r.error = f"its results {r.values} are not {known}"
+
+
+def _agree(values: Sequence[float], known: Sequence[float]) -> bool:
+    return len(values) == len(known) and np.allclose(values, known, rtol=AGREEMENT, atol=1e-5)
 
 
 def progress(text: str) -> None:

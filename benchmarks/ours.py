@@ -7,7 +7,21 @@ from typing import Any
 
 import dualmode as dm
 
-from .workloads import Dispatch, Gemm, Loop, Nested, Recurrent, Step, Training, Workload
+from . import transformer
+from .functions import Pure, with_options
+from .functions_dualmode import FUNCTIONS
+from .workloads import (
+    Adam,
+    Dispatch,
+    Gemm,
+    Loop,
+    Nested,
+    Recurrent,
+    Step,
+    Training,
+    Transformer,
+    Workload,
+)
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -17,8 +31,11 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
         case Gemm():
             return _gemm(workload, mode)
         case Dispatch():
-            x, y = map(dm.asarray, workload.data())
-            return Step(_mode(dm.add, mode), (x, y))
+            return _dispatch(workload, mode)
+        case Transformer():
+            return _transformer(workload, mode)
+        case Adam():
+            return _adam(workload, mode)
         case Nested():
             trees = dm.tree.map(dm.asarray, workload.data())
             return Step(_mode(_of_trees, mode), tuple(trees))
@@ -26,7 +43,58 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
             return _loop(workload, mode)
         case Recurrent():
             return _recurrent(workload, mode)
+        case Pure():
+            call = with_options(FUNCTIONS[workload.op], workload)
+            return Step(_mode(call, mode), tuple(map(dm.asarray, workload.data())))
     raise TypeError(workload)
+
+
+def _dispatch(workload: Dispatch, mode: str) -> Step:
+    x, y = workload.data()
+    if not workload.arrays:
+        x, y = dm.asarray(x), dm.asarray(y)
+    if not workload.tape:
+        return Step(_mode(dm.add, mode), (x, y))
+
+    def adds(x: dm.Tensor, y: dm.Tensor) -> Any:
+        with dm.GradientTape() as tape:
+            tape.watch(x)
+            for _ in range(99):
+                dm.add(x, y)
+            return dm.add(x, y)
+
+    return Step(adds, (x, y), repeats=100)
+
+
+def _adam(workload: Adam, mode: str) -> Step:
+    data = workload.data()
+    variables = [dm.Variable(p) for p, _ in data]
+    optimizer = dm.optim.Adam(workload.rate, epsilon=workload.epsilon)
+
+    def step(gradients: list[dm.Tensor]) -> None:
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    gradients = [dm.asarray(g) for _, g in data]
+    return Step(_mode(step, mode), (gradients,), shown=lambda _: variables[0].numpy())
+
+
+def _transformer(workload: Transformer, mode: str) -> Step:
+    library = transformer.Library(dm, dm.softmax, dm.rsqrt, dm.erf)
+    variables = [dm.Variable(w) for w in transformer.weights(workload)]
+    mask = dm.asarray(transformer.mask(workload))
+    optimizer = dm.optim.Adam(workload.rate, epsilon=workload.epsilon)
+    loss_function = dm.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def step(tokens: dm.Tensor, following: dm.Tensor) -> dm.Tensor:
+        with dm.GradientTape() as tape:
+            loss = loss_function(
+                following, transformer.logits(library, workload, variables, tokens, mask)
+            )
+        gradients = tape.gradient(loss, variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    return Step(_mode(step, mode), tuple(map(dm.asarray, workload.data())))
 
 
 def _loop(workload: Loop, mode: str) -> Step:
@@ -69,16 +137,18 @@ def _gemm(workload: Gemm, mode: str) -> Step:
 
 def _training(workload: Training, mode: str) -> Step:
     weights = workload.weights()
+    kernels = [kernel for kernel, _ in reversed(weights)]  # each is let go when its layer has it
     model = dm.nn.Sequential(
         [
             dm.nn.Dense(
                 len(bias),
                 activation=workload.activation if k < len(weights) - 1 else None,
-                kernel_initializer=lambda _, kernel=kernel: kernel,
+                kernel_initializer=lambda _: kernels.pop(),
             )
-            for k, (kernel, bias) in enumerate(weights)
+            for k, (_, bias) in enumerate(weights)
         ]
     )
+    model(dm.zeros((1, workload.sizes[0])))  # makes its variables, as the peers' models do theirs
     if workload.optimizer == "adam":
         optimizer = dm.optim.Adam(workload.rate, epsilon=workload.epsilon)
     else:
@@ -105,4 +175,10 @@ def _training(workload: Training, mode: str) -> Step:
 
         return restore
 
-    return Step(_mode(step, mode), tuple(map(dm.asarray, workload.data())), snapshot=snapshot)
+    call = _mode(step, mode)
+    return Step(
+        call,
+        tuple(map(dm.asarray, workload.data())),
+        snapshot=snapshot,
+        predicted=(lambda: call.memory().peak) if mode == "compiled" else None,
+    )

@@ -8,7 +8,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .workloads import Dispatch, Gemm, Loop, Nested, Recurrent, Step, Training, Workload
+from . import transformer
+from .functions import Pure, with_options
+from .functions_jax import FUNCTIONS
+from .workloads import (
+    Adam,
+    Dispatch,
+    Gemm,
+    Loop,
+    Nested,
+    Recurrent,
+    Step,
+    Training,
+    Transformer,
+    Workload,
+)
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -18,7 +32,12 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
         case Gemm():
             return _gemm(workload)
         case Dispatch():
-            return _call(jnp.add, *map(jnp.asarray, workload.data()))
+            data = workload.data()
+            return _call(jnp.add, *(data if workload.arrays else map(jnp.asarray, data)))
+        case Transformer():
+            return _transformer(workload)
+        case Adam():
+            return _adam_alone(workload)
         case Nested():
             trees = jax.tree.map(jnp.asarray, workload.data())
             return _call(lambda *trees: trees[0]["w"] + trees[-1]["b"], *trees)
@@ -26,6 +45,9 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
             return _loop(workload)
         case Recurrent():
             return _recurrent(workload)
+        case Pure():
+            call = with_options(FUNCTIONS[workload.op], workload)
+            return _call(call, *map(jnp.asarray, workload.data()))
     raise TypeError(workload)
 
 
@@ -58,12 +80,15 @@ def _call(function: Any, *args: Any) -> Step:
         result = compiled(*args)
         return result
 
-    return Step(call, args, lambda: result.block_until_ready())
+    return Step(call, args, lambda: jax.block_until_ready(result))
 
 
 def _gemm(workload: Gemm) -> Step:
+    if workload.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
     def product(a: Any, b: Any) -> Any:
-        return (a.T if workload.transpose_a else a) @ (b.T if workload.transpose_b else b)
+        return (a.mT if workload.transpose_a else a) @ (b.mT if workload.transpose_b else b)
 
     return _call(product, *map(jnp.asarray, workload.data()))
 
@@ -112,6 +137,50 @@ def _training(workload: Training) -> Step:
     return Step(step, data, lambda: jax.block_until_ready(state), snapshot)
 
 
+def _adam_alone(workload: Adam) -> Step:
+    pairs = [(jnp.asarray(p), jnp.asarray(g)) for p, g in workload.data()]
+    params, gradients = [p for p, _ in pairs], [g for _, g in pairs]
+    update = jax.jit(_adam(workload), donate_argnums=(0, 1))
+    zeros = [[jnp.zeros_like(p) for p in params] for _ in range(2)]
+    state = params, (*zeros, jnp.zeros(()))
+
+    def step(gradients: Any) -> None:
+        nonlocal state
+        state = update(*state, gradients)
+
+    return Step(
+        step, (gradients,), lambda: jax.block_until_ready(state), shown=lambda _: state[0][0]
+    )
+
+
+def _transformer(workload: Transformer) -> Step:
+    library = transformer.Library(jnp, jax.nn.softmax, jax.lax.rsqrt, jax.lax.erf)
+    mask = jnp.asarray(transformer.mask(workload))
+    update = _adam(workload)
+
+    def loss_function(params: Any, tokens: Any, following: Any) -> Any:
+        out = transformer.logits(library, workload, params, tokens, mask)
+        scores = jax.nn.log_softmax(out)
+        return -jnp.mean(jnp.take_along_axis(scores, following[..., None], axis=-1))
+
+    def train(state: Any, tokens: Any, following: Any) -> Any:
+        params, slots = state
+        loss, grads = jax.value_and_grad(loss_function)(params, tokens, following)
+        return update(params, slots, grads), loss
+
+    train = jax.jit(train, donate_argnums=0)
+    params = list(map(jnp.asarray, transformer.weights(workload)))
+    state = params, (*([jnp.zeros_like(p) for p in params] for _ in range(2)), jnp.zeros(()))
+
+    def step(tokens: Any, following: Any) -> Any:
+        nonlocal state
+        state, loss = train(state, tokens, following)
+        return loss
+
+    data = tuple(map(jnp.asarray, workload.data()))
+    return Step(step, data, lambda: jax.block_until_ready(state))
+
+
 def _sgd(workload: Training) -> Any:
     def update(params: Any, slots: Any, grads: Any) -> Any:
         return jax.tree.map(lambda p, g: p - workload.rate * g, params, grads), slots
@@ -119,7 +188,9 @@ def _sgd(workload: Training) -> Any:
     return update
 
 
-def _adam(workload: Training, beta_1: float = 0.9, beta_2: float = 0.999) -> Any:
+def _adam(
+    workload: Training | Transformer | Adam, beta_1: float = 0.9, beta_2: float = 0.999
+) -> Any:
     def update(params: Any, slots: Any, grads: Any) -> Any:
         m, v, t = slots
         t = t + 1

@@ -19,7 +19,9 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
         case Gemm():
             return _gemm(workload, mode)
         case Dispatch():
-            return Step(_mode(tf.add, mode), tuple(map(tf.constant, workload.data())))
+            data = workload.data()
+            args = data if workload.arrays else tuple(map(tf.constant, data))
+            return Step(_mode(tf.add, mode), args)
     raise TypeError(workload)
 
 

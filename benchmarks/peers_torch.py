@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from .workloads import Dispatch, Gemm, Step, Training, Workload
+from .functions import Pure, with_options
+from .functions_torch import FUNCTIONS
+from .workloads import Adam, Dispatch, Gemm, Step, Training, Workload
 
 
 def build(workload: Workload, mode: str, threads: int) -> Step:
@@ -20,18 +22,52 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
             return _gemm(workload, mode)
         case Dispatch():
             x, y = map(torch.from_numpy, workload.data())
-            return Step(_mode(torch.add, mode), (x, y))
+            return _dispatch(workload, mode, x, y)
+        case Adam():
+            return _adam(workload)
+        case Pure():
+            call = with_options(FUNCTIONS[workload.op], workload)
+            return Step(_mode(call, mode), tuple(map(_tensor, workload.data())))
     raise TypeError(workload)
+
+
+def _tensor(x: Any) -> torch.Tensor:
+    """Indices are of int64, as PyTorch asks for them."""
+    tensor = torch.from_numpy(x)
+    return tensor.long() if x.dtype == "int32" else tensor
 
 
 def _mode(call: Any, mode: str) -> Any:
     return torch.compile(call) if mode == "compile" else call
 
 
+def _dispatch(workload: Dispatch, mode: str, x: torch.Tensor, y: torch.Tensor) -> Step:
+    if not workload.tape:
+        return Step(_mode(torch.add, mode), (x, y))
+
+    def adds(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        for _ in range(99):
+            torch.add(x, y)
+        return torch.add(x, y)
+
+    args = x.requires_grad_(), y
+    return Step(adds, args, repeats=100, shown=lambda result: result.detach())
+
+
+def _adam(workload: Adam) -> Step:
+    parameters = []
+    for p, g in workload.data():
+        parameter = torch.nn.Parameter(torch.from_numpy(p))
+        parameter.grad = torch.from_numpy(g)
+        parameters.append(parameter)
+    optimizer = torch.optim.Adam(parameters, workload.rate, eps=workload.epsilon, fused=True)
+    return Step(optimizer.step, shown=lambda _: parameters[0].detach())
+
+
 def _gemm(workload: Gemm, mode: str) -> Step:
     a, b = map(torch.from_numpy, workload.data())
-    operands = (a.T if workload.transpose_a else a, b.T if workload.transpose_b else b)
-    return Step(_mode(torch.mm, mode), operands)
+    operands = (a.mT if workload.transpose_a else a, b.mT if workload.transpose_b else b)
+    return Step(_mode(torch.matmul, mode), operands)
 
 
 def _training(workload: Training, mode: str, threads: int) -> Step:

@@ -1,19 +1,12 @@
-"""Tables, JSON and a plot of what was measured."""
+"""What was measured, as plain text."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
-from dualmode.table import text_table
 
 from .contestants import CONTESTANTS, OUR_COMPILED, OUR_EAGER
 from .fresh import Measured
+from .goals import Outcome, outcomes
 from .measure import Result
 
 LABELS = [c.label for c in CONTESTANTS]
@@ -32,7 +25,41 @@ def tables(results: Sequence[Result], measured: Sequence[Measured]) -> str:
         ]
     if measured:
         parts += ["", "In fresh processes (median)", *_fresh(measured)]
+    if reached := outcomes(results, measured):
+        parts += ["", "Goals", *_goals(reached)]
     return "\n".join(parts).strip("\n")
+
+
+def goals(results: Sequence[Result], measured: Sequence[Measured]) -> str:
+    """Every goal that can be told: its line, what was measured with its quartiles, the verdict. A
+    verdict with ~ is one whose line lies between the quartiles."""
+    reached = outcomes(results, measured)
+    passed = sum(outcome.passed for outcome in reached)
+    return "\n".join([*_goals(reached), f"{passed} of {len(reached)} pass"])
+
+
+def _goals(reached: Sequence[Outcome]) -> list[str]:
+    header = ("goal", "case", "threads", "beside", "line", "measured (quartiles)", "verdict")
+    rows = [
+        (
+            o.goal.name,
+            o.case,
+            str(o.threads or ""),
+            o.other,
+            o.goal.line,
+            o.shown,
+            o.verdict,
+        )
+        for o in reached
+    ]
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    # not at the top: the processes of contestants import this module too, and are timed
+    from dualmode.table import text_table
+
+    return text_table(header, rows)
 
 
 def duration(seconds: float) -> str:
@@ -44,10 +71,23 @@ def duration(seconds: float) -> str:
     raise AssertionError
 
 
+def amount(value: float, unit: str) -> str:
+    """A time, an amount of memory, or a number of things."""
+    if unit == "KiB" and value >= 10_000:
+        return f"{value / 1024:.1f} MiB"
+    return duration(value) if unit == "s" else f"{value:.0f} {unit}"
+
+
+def rate(r: Result) -> str:
+    """Giga-operations a second, or gigabytes for what does few operations on a byte."""
+    if r.work > 2 * r.moved:
+        return f"{r.work / r.seconds / 1e9:.0f}G"
+    return f"{r.moved / r.seconds / 1e9:.0f}GB" if r.moved else ""
+
+
 def _times(results: Sequence[Result]) -> list[str]:
     def cell(r: Result) -> str:
-        rate = f" {r.work / r.seconds / 1e9:.0f}G" if r.work else ""
-        return duration(r.seconds) + rate
+        return f"{duration(r.seconds)} {rate(r)}".rstrip()
 
     return _by_case(results, cell, ratios=True)
 
@@ -75,12 +115,12 @@ def _by_case(
             r = found.get(label)
             row.append("" if r is None else "failed" if r.error else cell(r))
         rows.append(row + (ratio_cells(found) if ratios else []))
-    return text_table(header, rows)
+    return _table(header, rows)
 
 
 def ratio_cells(found: dict[str, Result]) -> list[str]:
     """How many times faster dualmode is than the best peer of each kind, and than its own eager."""
-    done = {label: r for label, r in found.items() if not r.error}
+    done = {label: r for label, r in found.items() if r.blocks and r.kind != "limit"}
     compiled, eager = done.pop(OUR_COMPILED.label, None), done.pop(OUR_EAGER.label, None)
     peers = list(done.values())
 
@@ -102,92 +142,8 @@ def _fresh(measured: Sequence[Measured]) -> list[str]:
             f"{m.workload}: {m.quantity}" if m.quantity != m.workload else m.workload,
             m.contestant,
             str(m.threads or ""),
-            duration(m.value) if m.unit == "s" else f"{m.value:.0f} {m.unit}",
+            amount(m.value, m.unit),
         )
         for m in measured
     ]
-    return text_table(("measure", "of", "threads", "median"), rows)
-
-
-def machine() -> dict[str, Any]:
-    """Where this ran, with what."""
-    versions: dict[str, str] = {}
-    for package in ("dualmode", "numpy", "llvmlite", "torch", "jax", "tensorflow-cpu"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-
-
-def save(
-    path: str, settings: dict[str, Any], results: Sequence[Result], measured: Sequence[Measured]
-) -> None:
-    """All figures, every block of them, as JSON."""
-    content = {
-        "machine": machine(),
-        "settings": settings,
-        "results": [r.as_json() for r in results],
-        "fresh": [m.as_json() for m in measured],
-    }
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
-
-
-def draw(path: str, results: Sequence[Result]) -> None:
-    """Time of a call, on a logarithmic axis: a panel for each workload and number of threads."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups: dict[tuple[str, int], list[Result]] = {}
-    for r in results:
-        if r.blocks:
-            groups.setdefault((r.workload, r.threads), []).append(r)
-    across = min(len(groups), 2)
-    down = -(-len(groups) // across)
-    figure, axes = pyplot.subplots(down, across, figsize=(7 * across, 3.2 * down), squeeze=False)
-    for axis in axes.flat[len(groups) :]:
-        axis.remove()
-    for axis, ((workload, threads), found) in zip(axes.flat, groups.items(), strict=False):
-        _panel(axis, found)
-        axis.set(title=f"{workload}, {threads} thread{'s' * (threads > 1)}")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def _panel(axis: Any, found: Sequence[Result]) -> None:
-    """Bars of one case, or a line for each contestant over many cases."""
-    cases = list(dict.fromkeys(r.case for r in found))
-    labels = [label for label in LABELS if any(r.contestant == label for r in found)]
-    if len(cases) < 3:
-        rows = sorted(found, key=lambda r: -r.seconds)
-        names = [f"{r.contestant}, {r.case}" if len(cases) > 1 else r.contestant for r in rows]
-        colours = ["C1" if r.contestant.startswith("dualmode") else "C0" for r in rows]
-        axis.barh(names, [r.seconds * 1e6 for r in rows], color=colours)
-        axis.set(xscale="log", xlabel="us per call", xlim=(rows[-1].seconds * 1e6 / 2, None))
-        return
-    for label in labels:
-        mine = {r.case: r for r in found if r.contestant == label}
-        style = "o-" if label.startswith("dualmode") else ".--"
-        rates = [mine[c].work / mine[c].seconds / 1e9 if c in mine else None for c in cases]
-        axis.plot(cases, rates, style, label=label, linewidth=1)
-    axis.set(ylabel="GFLOP/s")
-    axis.tick_params("x", rotation=60, labelsize=7)
-    axis.legend(fontsize=7)
+    return _table(("measure", "of", "threads", "median"), rows)

@@ -1,7 +1,8 @@
 """What is computed: sizes, data and first weights, the same for every library.
 
-A new workload is a row in `WORKLOADS`; a new kind of workload is a class here and a `case` in the
-`build` function of `ours` and of each `peers_*` module that can run it.
+A new workload is a row in `catalogue`; a new kind of workload is a class here and a `case` in the
+`build` function of `ours` and of each `peers_*` module that can run it. Pure functions of arrays
+are in `functions`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-Kind = Literal["eager", "compiled"]
+Kind = Literal["eager", "compiled", "limit"]
 BOTH: tuple[Kind, ...] = ("eager", "compiled")
 
 
@@ -27,12 +28,18 @@ class Step:
         args: what `call` takes.
         sync: waits for all that `call` has started.
         snapshot: remembers the state that `call` changes, and gives what restores it.
+        repeats: how often one call does what is measured.
+        predicted: bytes that one call takes at its peak, where the library can tell after a call.
+        shown: what of the result, or the state, is compared between libraries.
     """
 
     call: Callable[..., Any]
     args: tuple[Any, ...] = ()
     sync: Callable[[], Any] = lambda: None
     snapshot: Callable[[], Callable[[], Any]] = lambda: lambda: None
+    repeats: float = 1
+    predicted: Callable[[], int] | None = None
+    shown: Callable[[Any], Any] = lambda result: result
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,28 @@ class Workload:
     name: what it is called in tables.
     kinds: the modes in which it says something.
     share: its part of the time that a workload is given.
+    without: peers that have no such function.
     """
 
     name: str
     kinds: tuple[Kind, ...] = BOTH
     share: float = 1.0
+    without: tuple[str, ...] = ()
 
     @property
     def work(self) -> float:
         """Floating-point operations of a call, where a rate is worth reporting; else 0."""
         return 0.0
+
+    @property
+    def moved(self) -> float:
+        """Bytes that have to be read and written once, where that is what takes time; else 0."""
+        return 0.0
+
+    @property
+    def constant(self) -> bool:
+        """Whether every call has the same result."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -85,14 +104,36 @@ class Training(Workload):
 
 
 @dataclass(frozen=True)
+class Transformer(Workload):
+    """One training step of a decoder-only transformer with Adam; the result is the loss."""
+
+    layers: int = 12
+    width: int = 128
+    heads: int = 4
+    length: int = 64
+    batch: int = 8
+    vocabulary: int = 256
+    rate: float = 1e-3
+    epsilon: float = 1e-7
+
+    def data(self) -> tuple[Array, Array]:
+        """Tokens and the next ones: int32[batch, length]."""
+        random = np.random.default_rng(0)
+        text = random.integers(0, self.vocabulary, (self.batch, self.length + 1), dtype=np.int32)
+        return np.array(text[:, :-1]), np.array(text[:, 1:])
+
+
+@dataclass(frozen=True)
 class Gemm(Workload):
-    """One product of float32 matrices, m x k by k x n."""
+    """One product of matrices, m x k by k x n, or of a batch of them."""
 
     m: int = 1
     n: int = 1
     k: int = 1
     transpose_a: bool = False
     transpose_b: bool = False
+    dtype: str = "float32"
+    batch: int = 0
 
     def data(self) -> tuple[Array, Array]:
         """The operands, as they lie in memory: transposed ones are."""
@@ -101,17 +142,56 @@ class Gemm(Workload):
             (self.k, self.m) if self.transpose_a else (self.m, self.k),
             (self.n, self.k) if self.transpose_b else (self.k, self.n),
         )
-        a, b = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+        batch = (self.batch,) if self.batch else ()
+        a, b = (random.normal(size=batch + shape).astype(self.dtype) for shape in shapes)
         return a, b
 
     @property
     def work(self) -> float:
-        return 2.0 * self.m * self.n * self.k
+        return 2.0 * self.m * self.n * self.k * max(self.batch, 1)
+
+    @property
+    def moved(self) -> float:
+        elements = self.m * self.k + self.k * self.n + self.m * self.n
+        return float(elements * max(self.batch, 1) * np.dtype(self.dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class Adam(Workload):
+    """An update of many parameters by Adam, from gradients that stay the same."""
+
+    count: int = 10
+    shape: tuple[int, ...] = (1000, 1000)
+    rate: float = 1e-3
+    epsilon: float = 1e-7
+
+    def data(self) -> list[tuple[Array, Array]]:
+        """(parameter, gradient) pairs."""
+        random = np.random.default_rng(0)
+        pairs = random.standard_normal((self.count, 2, *self.shape), np.float32)
+        return [(np.array(p), np.array(g)) for p, g in pairs]
+
+    @property
+    def work(self) -> float:
+        return 12.0 * self.count * np.prod(self.shape)
+
+    @property
+    def moved(self) -> float:
+        """Parameter, gradient and two moments are read; all but the gradient are written."""
+        return 7.0 * 4 * self.count * np.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Dispatch(Workload):
-    """What a call costs that computes next to nothing, on 4x4 tensors."""
+    """What a call costs that computes next to nothing, on 4x4 tensors.
+
+    Attributes:
+        tape: gradients of the operands are wanted.
+        arrays: what comes in are NumPy arrays.
+    """
+
+    tape: bool = False
+    arrays: bool = False
 
     def data(self) -> tuple[Array, Array]:
         x = np.arange(16, dtype=np.float32).reshape(4, 4)
@@ -161,58 +241,3 @@ class Recurrent(Workload):
             random.normal(size=(n, self.units)) / np.sqrt(n) for n in (self.features, self.units)
         )
         return *(a.astype(np.float32) for a in (x, w, u)), np.zeros(self.units, np.float32)
-
-
-def _gemm(m: int, n: int, k: int, transposed: str = "") -> Gemm:
-    name = f"{m}x{n}x{k}" + (f" {transposed.upper()}ᵀ" if transposed else "")
-    return Gemm(
-        name,
-        share=0.25,
-        m=m,
-        n=n,
-        k=k,
-        transpose_a=transposed == "a",
-        transpose_b=transposed == "b",
-    )
-
-
-TINY = Training("tiny", sizes=(3, 20, 1), batch=4, activation="tanh", optimizer="sgd", rate=0.01)
-IRIS = Training("iris", sizes=(3, 32, 1), batch=10)
-MNIST_MLP = Training("mnist_mlp", sizes=(784, 256, 128, 10), batch=64, loss="sparse_crossentropy")
-WIDE_MLP = Training("wide_mlp", sizes=(512, 1024, 1024, 512), batch=128)
-
-WORKLOADS: dict[str, tuple[Workload, ...]] = {
-    "tiny": (TINY,),
-    "iris": (IRIS,),
-    "mnist_mlp": (MNIST_MLP,),
-    "wide_mlp": (WIDE_MLP,),
-    "dispatch": (
-        Dispatch("add 4x4", kinds=("eager",)),
-        Dispatch("x + y 4x4", kinds=("compiled",)),
-        Nested("x + y of ten trees", kinds=("compiled",)),
-    ),
-    "loops": (
-        Loop("a million iterations", kinds=("compiled",)),
-        Recurrent("scan", kinds=("compiled",)),
-        Recurrent("scan, gradient", kinds=("compiled",), gradient=True),
-    ),
-    "gemm": (
-        *(_gemm(n, n, n) for n in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)),
-        _gemm(64, 256, 784),
-        _gemm(784, 256, 64, "a"),
-        _gemm(64, 784, 256, "b"),
-        _gemm(128, 1024, 512),
-        _gemm(64, 10, 256),
-        _gemm(8, 1024, 1024),
-    ),
-}
-
-ABOUT = {
-    "tiny": "training step, 3-20-1 with tanh, batch 4, SGD, mean squared error",
-    "iris": "training step, 3-32-1 with relu, batch 10, Adam, mean squared error",
-    "mnist_mlp": "training step, 784-256-128-10, batch 64, Adam, softmax cross-entropy",
-    "wide_mlp": "training step, 512-1024-1024-512, batch 128, Adam, mean squared error",
-    "dispatch": "what a call costs: an eager add of 4x4, a compiled one, one of ten structures",
-    "loops": "a million iterations over a scalar; a recurrent net of 64 steps, and its gradient",
-    "gemm": "float32 matrix products, m x n x k",
-}
