@@ -12,6 +12,7 @@ from hypothesis import settings
 
 import dualmode as dm
 from dualmode.op import state
+from dualmode_compiler.runtime import pool
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,10 +41,12 @@ dm.config.update(cache_dir=os.environ["DUALMODE_CACHE_DIR"])
 def _global_state() -> Iterator[None]:
     """Start from a fixed seed; end with the settings of before, and no trace or tape left open."""
     settings_before = {name: getattr(dm.config, name) for name in dm.config._NAMES}
-    mode, tapes = state.mode, state.tapes
+    mode, tapes, threads = state.mode, state.tapes, pool.num_threads()
     dm.random.set_seed(0)
     yield
     left = state.mode, state.tapes
     state.mode, state.tapes = mode, tapes
     dm.config.update(**settings_before)
+    if pool.num_threads() != threads:
+        pool.set_threads(threads)
     assert left == (mode, tapes), "the test left a trace or a tape open"

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 
 from dualmode import op
 from dualmode.tensor import Tensor
@@ -67,6 +68,11 @@ def hosts() -> tuple[jit.Host, ...]:
             features = here.features + ",-avx512f,-avx2"
             found.append(replace(here, features=features, vector_bytes=16, registers=16))
     return tuple(found)
+
+
+on_every_host = pytest.mark.parametrize(
+    "host", hosts(), ids=[f"{8 * h.vector_bytes} bits" for h in hosts()]
+)
 
 
 def values(spec: Any, seed: int = 0) -> Array:

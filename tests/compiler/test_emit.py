@@ -15,12 +15,9 @@ from dualmode.ops.slicing import PAD
 from dualmode_compiler import driver
 from dualmode_compiler.runtime.jit import Host
 from dualmode_compiler.spec import DTYPES
-from graphs import REAL, check, hosts, trace, values
+from graphs import REAL, check, on_every_host, trace, values
 
 ANY = {"suppress_health_check": list(HealthCheck)}
-on_every_host = pytest.mark.parametrize(
-    "host", hosts(), ids=[f"{8 * h.vector_bytes} bits" for h in hosts()]
-)
 
 
 @on_every_host

@@ -5,7 +5,7 @@ Work is cut into the smallest chunks, so that small arrays are shared among thre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -26,13 +26,6 @@ from op_table import Row, assert_agree, rows
 ROWS = rows()
 COMPUTED = sorted(name for name, row in ROWS.items() if not row.op.effect)
 ANY = {"suppress_health_check": list(HealthCheck), "deadline": None, "derandomize": True}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = pool.num_threads()
-    yield
-    pool.set_threads(before)
 
 
 def _run(graph: Graph, arrays: Sequence[Array], level: int) -> list[Array]:

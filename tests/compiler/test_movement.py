@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from dualmode_compiler.graph import Graph
 from dualmode_compiler.loops import HostCall, Kernel
 from dualmode_compiler.runtime import pool
 from dualmode_compiler.runtime.jit import Host
-from graphs import check, hosts, trace, values
+from graphs import check, hosts, on_every_host, trace, values
 
 ANY = {"suppress_health_check": list(HealthCheck), "deadline": None}
 TYPES = ("float32", "float64", "int8", "bool", "bfloat16", "int16")
@@ -29,16 +29,6 @@ with_types = pytest.mark.parametrize(
     ("host", "dtype"), EVERY, ids=[f"{8 * h.vector_bytes} bits, {d}" for h, d in EVERY]
 )
 some_hosts = st.sampled_from(hosts())
-on_every_host = pytest.mark.parametrize(
-    "host", hosts(), ids=[f"{8 * h.vector_bytes} bits" for h in hosts()]
-)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = pool.num_threads()
-    yield
-    pool.set_threads(before)
 
 
 @pytest.fixture

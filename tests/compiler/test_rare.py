@@ -12,12 +12,9 @@ from dualmode_compiler import driver
 from dualmode_compiler.expr import apply
 from dualmode_compiler.runtime.jit import Host
 from dualmode_compiler.spec import DTYPES
-from graphs import check, hosts, trace
+from graphs import check, on_every_host, trace
 from scalar_harness import kernel
 
-on_every_host = pytest.mark.parametrize(
-    "host", hosts(), ids=[f"{8 * h.vector_bytes} bits" for h in hosts()]
-)
 USUAL = {"sin": 0.7, "cos": 0.7, "tan": 0.7, "log": 3.0, "log2": 3.0, "log10": 3.0, "log1p": 3.0}
 RARE = [1e9, -3e7, np.inf, -np.inf, np.nan, 1e-41, 0.0, -0.0]
 

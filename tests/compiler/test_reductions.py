@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -18,20 +18,10 @@ from dualmode_compiler.emit import rows
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.runtime import pool
 from dualmode_compiler.runtime.jit import Host
-from graphs import Array, check, hosts, same, trace, values
+from graphs import Array, check, hosts, on_every_host, same, trace, values
 
-on_every_host = pytest.mark.parametrize(
-    "host", hosts(), ids=[f"{8 * h.vector_bytes} bits" for h in hosts()]
-)
 ANY: dict[str, Any] = {"suppress_health_check": list(HealthCheck)}
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 255, 256, 257)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = pool.num_threads()
-    yield
-    pool.set_threads(before)
 
 
 @pytest.fixture

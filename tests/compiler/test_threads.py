@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,6 @@ from dualmode_compiler import driver
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.runtime import pool
 from graphs import Array, trace
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = pool.num_threads()
-    yield
-    pool.set_threads(before)
 
 
 def _arrays(graph: Graph) -> list[Array]:
