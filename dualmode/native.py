@@ -180,7 +180,8 @@ class _Code:
     def _computes(self, specs: tuple[Spec, ...]) -> bool:
         """Whether native code does more than to move elements, which NumPy does as well."""
         from dualmode_compiler.cost import cost
-        from dualmode_compiler.expr import Axis, Buffer, Reduce, walk
+        from dualmode_compiler.element import element
+        from dualmode_compiler.expr import Buffer, Reduce, walk
 
         try:
             out = self.op.infer(*specs, **self.attrs)
@@ -189,25 +190,12 @@ class _Code:
         if not out.size or any(not s.size for s in specs):
             return False
         with expr.fresh():
-            index = [Axis(n) for n in out.shape]
-            readers = [_Reader(Buffer(f"x{k}", s)) for k, s in enumerate(specs)]
-            assert self.op.lower is not None
-            value = self.op.lower(index, out, *readers, **self.attrs)
+            operands = [Buffer(f"x{k}", s) for k, s in enumerate(specs)]
+            _, value = element(self.op, out, operands, self.attrs)
             if value is None:
                 return False
             reduces = any(isinstance(e, Reduce) for e in walk([value]))
             return reduces or cost(value, {})[0] > WORTH
-
-
-class _Reader:
-    """What a lower rule reads an operand with."""
-
-    def __init__(self, buffer: expr.Buffer) -> None:
-        self._buffer = buffer
-        self.spec = buffer.spec
-
-    def __call__(self, index: Any) -> expr.Expr:
-        return expr.load(self._buffer, tuple(index))
 
 
 _codes: dict[tuple[Any, ...], _Code] = {}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from .contract import Gemm
-from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce
-from .loops import Contraction, Kernel, walk
+from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce, walk
+from .loops import Contraction, Kernel
 from .spec import float32, float64
 
 SMALL = 1 << 12  # multiply-adds below which plain loops are as fast

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 from . import expr
-from .expr import Affine, Apply, Axis, Buffer, Expr, Fold, int64
-from .loops import Kernel, Store, walk
+from .expr import Affine, Apply, Axis, Buffer, Expr, Fold, int64, walk
+from .loops import Kernel, Store
 from .spec import Spec
 
 LONG = 1 << 17  # elements from which one row is scanned in blocks

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from . import expr
 from .cost import CHUNK, cost
+from .element import element
 from .emit.instructions import memory_type
 from .emit.kernel import attributes
 from .emit.levels import iota
 from .emit.nest import Nest
-from .expr import Axis, Buffer, Expr, Load, Reduce
+from .expr import Axis, Buffer, Expr, Load, Reduce, walk
 from .graph import OpDef
-from .loops import walk
 from .runtime.jit import Host
 from .spec import DType, Spec
 
@@ -52,28 +52,14 @@ def elementwise(op: OpDef, dtypes: Sequence[DType], host: Host) -> Generic | Non
         TypeError: the op does not take these dtypes.
     """
     with expr.fresh():
-        axis = Axis(ANY)
-        specs = [Spec((ANY,), d) for d in dtypes]
-        result = op.infer(*specs)
-        buffers = [Buffer(f"x{k}", s) for k, s in enumerate(specs)]
-        readers = [_Row(b) for b in buffers]
-        value = op.lower((axis,), result, *readers) if op.lower is not None else None
-        if value is None or not _pointwise(value, axis):
+        buffers = [Buffer(f"x{k}", Spec((ANY,), d)) for k, d in enumerate(dtypes)]
+        result = op.infer(*(b.spec for b in buffers))
+        (axis,), value = element(op, result, buffers, {})
+        if value is None or not isinstance(axis, Axis) or not _pointwise(value, axis):
             return None
         text = _Loop(axis, Buffer("y", result), buffers, value, host).text()
         work = 1 + cost(value, {})[0]
     return Generic(text, tuple(dtypes), result.dtype, max(1024, int(CHUNK // work)) & -1024)
-
-
-class _Row:
-    """What a lower rule reads an operand with."""
-
-    def __init__(self, buffer: Buffer) -> None:
-        self._buffer = buffer
-        self.spec = buffer.spec
-
-    def __call__(self, index: Sequence[Expr]) -> Expr:
-        return expr.load(self._buffer, tuple(index))
 
 
 def _pointwise(value: Expr, axis: Axis) -> bool:

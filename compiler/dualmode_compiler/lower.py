@@ -22,7 +22,7 @@ from . import expr, folds
 from .contraction import is_contraction, recognise
 from .copies import forwarded
 from .cost import cost, operations, repeated_cost
-from .expr import Axis, Buffer, Const, Expr, Fold, Load, Reduce, int64
+from .expr import Axis, Buffer, Const, Expr, Fold, Load, Reduce, int64, walk
 from .graph import CONST, ITEM, LOOP, PARAM, Graph, Node, results, topological
 from .loops import (
     Control,
@@ -33,7 +33,6 @@ from .loops import (
     collapse,
     flat,
     loads,
-    walk,
 )
 from .spec import Spec, bool_
 from .staging import normalise, stage

@@ -8,9 +8,9 @@ from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import TypeGuard
 
-from .expr import Buffer, Load
+from .expr import Buffer, Load, walk
 from .graph import PARAM, Graph, Literal, Node
-from .loops import Control, Copy, HostCall, Kernel, Step, may_fail, walk
+from .loops import Control, Copy, HostCall, Kernel, Step, may_fail
 from .lower import Lowering, lower
 from .spec import Spec, uint8
 

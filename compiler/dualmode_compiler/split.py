@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from . import expr
-from .expr import Affine, Apply, Axis, Const, Expr, Reduce, int64
-from .loops import Kernel, Store, collapse, walk
+from .expr import Affine, Apply, Axis, Const, Expr, Reduce, int64, walk
+from .loops import Kernel, Store, collapse
 from .spec import bool_
 
 MOST = 16  # parts of one kernel

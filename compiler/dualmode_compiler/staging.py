@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 from . import expr
 from .cost import CHUNK, PARALLEL, operations
-from .expr import Axis, Buffer, Expr, Reduce, int64
-from .loops import Kernel, Store, collapse, collapse_reduce, loads, walk
+from .expr import Axis, Buffer, Expr, Reduce, int64, walk
+from .loops import Kernel, Store, collapse, collapse_reduce, loads
 from .spec import DType, Spec
 
 PARTS = 32  # into which a reduction is cut at the most

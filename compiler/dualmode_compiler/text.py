@@ -27,9 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from .expr import Affine, Apply, Axis, Const, Expr, Fold, Load, Reduce, operands
+from .expr import Affine, Apply, Axis, Const, Expr, Fold, Load, Reduce, operands, walk
 from .graph import CALL, COND, CONST, ITEM, LOOP, PARAM, Graph, Literal, Node, OpDef
-from .loops import walk
 from .spec import DTYPES, DType, Spec, dtype
 
 SHORT = 12  # characters of a part that is written out each time it occurs

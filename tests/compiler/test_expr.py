@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualmode_compiler import expr
-from dualmode_compiler.expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce
-from dualmode_compiler.loops import Kernel, Store, collapse, collapse_reduce, flat, walk
+from dualmode_compiler.expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce, walk
+from dualmode_compiler.loops import Kernel, Store, collapse, collapse_reduce, flat
 from dualmode_compiler.spec import (
     DTYPES,
     Spec,

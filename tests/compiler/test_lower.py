@@ -13,9 +13,9 @@ import pytest
 import dualmode as dm
 from dualmode import debugging
 from dualmode_compiler import driver, expr, passes
-from dualmode_compiler.expr import Load, Reduce
+from dualmode_compiler.expr import Load, Reduce, walk
 from dualmode_compiler.graph import Graph
-from dualmode_compiler.loops import HostCall, Kernel, walk
+from dualmode_compiler.loops import HostCall, Kernel
 from dualmode_compiler.lower import cost, lower, repeated_cost
 from dualmode_compiler.spec import Spec, float32
 from golden import check_golden

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..cost import CHUNK, PARALLEL
-from ..expr import Axis, Expr, Fold, Reduce
-from ..loops import Kernel, Store, walk
+from ..expr import Axis, Expr, Fold, Reduce, walk
+from ..loops import Kernel, Store
 from ..spec import bool_
 from ..split import part
 from .chunks import minimum, share

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..expr import Apply, Axis, Expr, Load, Reduce
-from ..loops import walk
+from ..expr import Apply, Axis, Expr, Load, Reduce, walk
 from ..spec import DType
 from .combine import across, combine, identity, pairwise, widen
 from .instructions import apply, literal, register_type

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..cost import cost
-from ..expr import Axis, Expr, Load, Reduce, operands, substitute
-from ..loops import walk
+from ..expr import Axis, Expr, Load, Reduce, operands, substitute, walk
 
 WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
 MOST = 1 << 17  # bytes of all rows of a kernel, which are on the stack

@@ -17,8 +17,8 @@ import math
 from collections.abc import Callable
 
 from ..cost import CHUNK, PARALLEL, operations
-from ..expr import Axis, Buffer, Load, Reduce
-from ..loops import Kernel, Store, loads, walk
+from ..expr import Axis, Buffer, Load, Reduce, walk
+from ..loops import Kernel, Store, loads
 from ..spec import bool_, int64
 from .combine import identity
 from .instructions import literal

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..cost import BYTES, LARGE, kernel_cost
-from ..expr import Buffer, Fold, Load, Reduce
+from ..expr import Buffer, Fold, Load, Reduce, walk
 from ..folds import Scatter
-from ..loops import Copy, HostCall, Kernel, walk
+from ..loops import Copy, HostCall, Kernel
 from ..plan import Plan
 from ..runtime.jit import Host
 from ..slots import Slots

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..cost import CHUNK, PARALLEL
-from ..expr import Affine, Axis, Expr, Fold, Load, Reduce
-from ..loops import Kernel, walk
+from ..expr import Affine, Axis, Expr, Fold, Load, Reduce, walk
+from ..loops import Kernel
 from ..spec import DType
 from .chunks import minimum, share
 from .instructions import memory_type

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from functools import cache
 
 from .. import expr
-from ..expr import Axis, Buffer, Const, Expr, Load
+from ..element import element
+from ..expr import Buffer, Const, Load
 from ..graph import CONST, ITEM, LOOP, PARAM, Graph, Node, map_graphs
 from ..rewrite import Results, rebuild_owners, replay
-from ..spec import Spec, int64
+from ..spec import Spec
 
 
 def hoist(graph: Graph) -> Graph:
@@ -114,25 +115,9 @@ def _work(node: Node) -> float:
     """Additions for one element; 0 for an index map, infinity for what the host computes."""
     from .. import lower
 
-    if node.op.lower is None:
-        return math.inf
     with expr.fresh():
-        readers = [_Reader(n.spec) for n in node.inputs]
-        index = [Axis(n) if n != 1 else expr.const(0, int64) for n in node.spec.shape]
-        value = node.op.lower(index, node.spec, *readers, **dict(node.attrs))
+        operands = [Buffer(f"x{k}", n.spec) for k, n in enumerate(node.inputs)]
+        _, value = element(node.op, node.spec, operands, dict(node.attrs))
         if value is None:
             return math.inf
         return 0 if isinstance(value, Load | Const) else lower.cost(value, {})[0]
-
-
-class _Reader:
-    """What an op's rule reads an operand with: a load."""
-
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        self._buffer = Buffer("x", spec)
-
-    def __call__(self, index: Sequence[Expr]) -> Expr:
-        zero = expr.const(0, int64)
-        sizes = zip(index, self.spec.shape, strict=True)
-        return expr.load(self._buffer, [zero if n == 1 else i for i, n in sizes])
