@@ -191,11 +191,15 @@ class _Stages:
         return Buffer(name, Spec(tuple(a.extent for a in axes), dtype))
 
     def _add(self, axes: tuple[Axis, ...], store: Store) -> None:
-        """Into a kernel of the same axes whose results it does not need, or a new one."""
+        """Into a kernel of the same axes that comes after all whose results it needs, or a new one.
+
+        A kernel before those may be needed by them: joining that one would close a circle.
+        """
         extents = [a.extent for a in axes]
         reads = {x.buffer for x in loads(store.value)}
-        for k in self.made:
-            if [a.extent for a in k.axes] == extents and reads.isdisjoint(k.writes()):
+        needed = (n for n, k in enumerate(self.made, 1) if not reads.isdisjoint(k.writes()))
+        for k in self.made[max(needed, default=0) :]:
+            if [a.extent for a in k.axes] == extents:
                 same: dict[Expr, Expr] = dict(zip(axes, k.axes, strict=True))
                 store.value = expr.substitute(store.value, same)
                 store.offset = expr.substitute(store.offset, same)

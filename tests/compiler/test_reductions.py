@@ -168,6 +168,17 @@ def test_a_sum_of_all_is_computed_in_parts():
     assert total == x.sum() and position == 999
 
 
+def test_a_reduction_after_one_of_other_sizes_after_one_of_its_own(small: None):
+    """The third has the sizes of the first, but cannot be computed with it: the second is between."""
+
+    def fn(x: Any, y: Any) -> list[Any]:
+        total = dm.sum(x)
+        largest = dm.max(y - total)
+        return [total, largest, dm.sum(x * largest)]
+
+    check(trace(fn, "float64[4096]", "float64[1500]"), ulp=64)
+
+
 def test_the_squares_of_a_variance_are_not_stored():
     for axis in (0, 1, None):
         graph = trace(lambda x: dm.var(x, axis), "float32[500,600]")  # noqa: B023
