@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import functions
 from .workloads import (
     Adam,
@@ -23,6 +25,7 @@ def _gemm(
     name += f" {transposed.upper()}ᵀ" if transposed else ""
     return Gemm(
         name + (f" {dtype}" if dtype != "float32" else ""),
+        without=("numpy",) if dtype == "bfloat16" else (),  # it computes element by element
         share=0.25 if m * n * k * max(batch, 1) < 1 << 30 else 0.5,
         m=m,
         n=n,
@@ -46,6 +49,9 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "iris": (IRIS,),
     "mnist_mlp": (MNIST_MLP,),
     "wide_mlp": (WIDE_MLP,),
+    # Adam divides small gradients by their size: after a few steps of so deep a model, libraries
+    # that round otherwise have other results.
+    "mlp24": (replace(MLP24, without=("torch",)),),
     "transformer": (TRANSFORMER,),
     "dispatch": (
         Dispatch("add 4x4", kinds=("eager",)),
@@ -75,6 +81,21 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
         _gemm(64, 64, 64, "b", batch=16),
         _gemm(256, 256, 256, batch=8),
         _gemm(256, 256, 256, batch=4, dtype="float64"),
+        _gemm(127, 129, 63),
+        _gemm(128, 128, 64, "b", batch=64),
+    ),
+    "long_sums": (
+        _gemm(10, 256, 65536, "a"),
+        _gemm(256, 10, 65536, "a"),
+        _gemm(64, 64, 100_000, "a"),
+        _gemm(64, 64, 65536),
+        _gemm(16, 16, 65536, "b"),
+        _gemm(128, 128, 8192),
+    ),
+    "bfloat16": (
+        *(_gemm(n, n, n, dtype="bfloat16") for n in (64, 128, 256, 512, 1024)),
+        *(_gemm(n, n, n, t, dtype="bfloat16") for n in (256, 1024) for t in "ab"),
+        _gemm(64, 256, 784, dtype="bfloat16"),
     ),
     "adam": (Adam("adam", kinds=("eager", "compiled")),),
     **functions.FUNCTIONS,
@@ -85,10 +106,13 @@ ABOUT = {
     "iris": "training step, 3-32-1 with relu, batch 10, Adam, mean squared error",
     "mnist_mlp": "training step, 784-256-128-10, batch 64, Adam, softmax cross-entropy",
     "wide_mlp": "training step, 512-1024-1024-512, batch 128, Adam, mean squared error",
+    "mlp24": "training step, 24 layers of 512, batch 128, Adam, mean squared error",
     "transformer": "training step of a decoder of 12 layers, width 128, 8 x 64 tokens, Adam",
     "dispatch": "what a call costs: an eager add of 4x4, with a tape, compiled, of ten structures",
     "loops": "a million iterations over a scalar; a recurrent net of 64 steps, and its gradient",
     "gemm": "matrix products, m x n x k, of float32 and float64, transposed, in batches",
+    "long_sums": "matrix products of few results, each the sum of many terms",
+    "bfloat16": "matrix products of bfloat16",
     "adam": "Adam's update of 10 million parameters",
     **functions.ABOUT,
 }

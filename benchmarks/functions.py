@@ -114,6 +114,7 @@ CUBES = {"1e3": (10, 10, 10), "1e5": (40, 50, 50), "1e7": (200, 250, 200)}
 MATH = ("exp", "log", "tanh", "sigmoid", "erf", "sin", "cos", "pow")
 ROWS = (16_384, 1024)  # 64 MiB: more than the caches hold
 FEW_ROWS = (256, 128)
+EAGER_SHAPES = ((4, 4), (64, 256), (1000, 1000))
 
 
 def _math(op: str, size: str) -> Pure:
@@ -201,6 +202,30 @@ def _rows(op: str, flops: int, *others: _Along, extra: int = 0) -> tuple[Pure, .
     )
 
 
+def _eager(rows: int, columns: int) -> tuple[Pure, ...]:
+    """What is fast enough only where neither dispatch nor kernels take long."""
+    plane, n = Input((rows, columns)), rows * columns
+
+    def case(label: str, op: str, *others: Input, result: int = n, **options: Any) -> Pure:
+        return Pure(
+            f"{label} {rows}x{columns}", kinds=("eager",), share=0.1, op=op,
+            inputs=(plane, *others), options=tuple(options.items()), result=4 * result,
+        )  # fmt: skip
+
+    scale, offset = Input((columns,), "ones"), Input((columns,), "zeros")
+    labels = Input((rows,), "index", columns)
+    return (
+        case("sum all", "sum", result=1, axis=None),
+        case("sum first", "sum", result=columns, axis=0),
+        case("sum last", "sum", result=rows, axis=1),
+        case("max last", "max", result=rows, axis=1),
+        case("softmax", "softmax"),
+        case("layer_norm", "layer_norm", scale, offset),
+        case("cross_entropy", "cross_entropy", labels, result=n + 1),
+        case("matmul", "matmul", Input((columns, rows)), result=rows * rows),
+    )
+
+
 FUNCTIONS: dict[str, tuple[Pure, ...]] = {
     "chain": (
         *(
@@ -222,6 +247,7 @@ FUNCTIONS: dict[str, tuple[Pure, ...]] = {
     "math": tuple(_math(op, size) for op in MATH for size in SIZES),
     "reductions": tuple(case for size in SIZES for case in _reductions(size)),
     "movement": tuple(case for size in SIZES for case in _movements(size)),
+    "eager": tuple(case for shape in EAGER_SHAPES for case in _eager(*shape)),
 }
 
 ABOUT = {
@@ -231,5 +257,6 @@ ABOUT = {
     "cross_entropy": "softmax cross-entropy of integer labels: the mean, and its gradient",
     "math": f"{', '.join(MATH)} over 1e3, 1e5 and 1e7 numbers of float32",
     "reductions": "sum over all axes, the first, a middle and the last one; max and argmax",
+    "eager": "eager sums, softmax, normalization, loss and product of 4x4, 64x256 and 1000x1000",
     "movement": "transposes, concatenation, gather, scatter-add and cumulative sums",
 }

@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": jax.nn.sigmoid,
     "erf": jax.lax.erf,
     "pow": jnp.power,
+    "matmul": jnp.matmul,
     "sum": jnp.sum,
     "max": jnp.max,
     "argmax": jnp.argmax,

@@ -68,6 +68,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": sigmoid,
     **{op: getattr(np, op) for op in ("exp", "log", "tanh", "sin", "cos")},
     "pow": np.power,
+    "matmul": np.matmul,
     "sum": np.sum,
     "max": np.max,
     "argmax": np.argmax,

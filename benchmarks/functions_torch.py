@@ -32,6 +32,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         op: getattr(torch, op)
         for op in ("exp", "log", "tanh", "sigmoid", "erf", "sin", "cos", "pow")
     },
+    "matmul": torch.matmul,
     "sum": lambda x, axis: x.sum() if axis is None else x.sum(axis),
     "max": lambda x, axis: x.amax(axis),
     "argmax": lambda x, axis: x.argmax(axis),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dualmode_compiler.halves import multiplies_pairs
 from dualmode_compiler.runtime import jit
 
 from .workloads import Gemm, Step, Workload
@@ -73,7 +74,7 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
 
 def _peak(dtype: str, work: float, threads: int) -> Step:
     kernel, lanes = _fma(dtype)
-    outs = [np.zeros(CHAINS * lanes, dtype) for _ in range(threads)]
+    outs = [np.zeros(CHAINS * jit.host().vector_bytes, np.uint8) for _ in range(threads)]
     run = _together([lambda out=out: kernel(ROUNDS, out.ctypes.data) for out in outs])
     done = 2.0 * ROUNDS * CHAINS * lanes * threads
     return Step(run, repeats=done / work)
@@ -81,24 +82,36 @@ def _peak(dtype: str, work: float, threads: int) -> Step:
 
 @cache
 def _fma(dtype: str) -> tuple[Any, int]:
-    """A function of (rounds, out) that does `CHAINS` multiply-adds of vectors in each round."""
+    """A function of (rounds, out) that does `CHAINS` multiply-adds of vectors in each round, and of
+    how many elements. Those of bfloat16 are of pairs where the CPU has them, else of float32."""
+    if dtype == "bfloat16":
+        return _pairs() if multiplies_pairs(jit.host()) else _fma("float32")
     item, lanes = np.dtype(dtype).itemsize, jit.host().vector_bytes // np.dtype(dtype).itemsize
     v = f"<{lanes} x {'float' if item == 4 else 'double'}>"
     some = "splat (float 0x3FEFFFFFE0000000)" if item == 4 else "splat (double 0x3FEFFFFFE0000000)"
+    step = f"@llvm.fma({v} {{x}}, {v} {some}, {v} {some})"
+    return _chains(v, some, step, item), lanes
+
+
+def _pairs() -> tuple[Any, int]:
+    v, pair = "<16 x float>", "<32 x bfloat> splat (bfloat 0xR3F00)"
+    step = f"@llvm.x86.avx512bf16.dpbf16ps.512({v} {{x}}, {pair}, {pair})"
+    return _chains(v, "splat (float 0.5)", step, 4), 32
+
+
+def _chains(v: str, some: str, step: str, item: int) -> Any:
     chains = range(CHAINS)
     text = _FMA.format(
         v=v,
         phis="\n".join(f"  %x{k} = phi {v} [ {some}, %entry ], [ %y{k}, %loop ]" for k in chains),
-        steps="\n".join(
-            f"  %y{k} = call {v} @llvm.fma({v} %x{k}, {v} {some}, {v} {some})" for k in chains
-        ),
+        steps="\n".join(f"  %y{k} = call {v} {step.format(x=f'%x{k}')}" for k in chains),
         stores="\n".join(
             f"  %p{k} = getelementptr {v}, ptr %out, i64 {k}\n"
             f"  store {v} %y{k}, ptr %p{k}, align {item}"
             for k in chains
         ),
     )
-    return _load(text, "fma", ctypes.c_int64, ctypes.c_void_p), lanes
+    return _load(text, "fma", ctypes.c_int64, ctypes.c_void_p)
 
 
 def _copy(moved: float, threads: int) -> Step:

@@ -12,6 +12,7 @@ waited for once, at the end of a sample. Garbage is collected as usual.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import multiprocessing
@@ -192,23 +193,49 @@ def _values(result: Any) -> list[float]:
     if isinstance(result, (tuple, list)):
         return [value for part in result for value in _values(part)]
     x = np.asarray(result)
+    if x.dtype.name == "bfloat16":
+        x = x.astype(np.float32)
     values = [float(np.mean(x, dtype=np.float64))]
     if x.size > 10:
         values += x.ravel()[:: x.size // 10][:10].tolist()
     return values
 
 
-def _peak(
-    contestant: Contestant, workload: Workload, threads: int, calls: int
-) -> tuple[int, int | None]:
-    """Bytes of resident memory at the peak of some calls, above what imports take; and what the
-    library predicts."""
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of resident memory that building a workload and some calls take at the peak.
+
+    Attributes:
+        first: above what the imports take: with all that the library loads, traces and compiles.
+        again: the same once more in the same process, after all of it was let go: what the arrays
+            take, and what tracing and compiling leave behind each time.
+        predicted: what the library says of `again`, where it can tell.
+    """
+
+    first: int
+    again: int
+    predicted: int | None
+
+
+def _peak(contestant: Contestant, workload: Workload, threads: int, calls: int) -> Peak:
     module = importlib.import_module(f"{__package__}.{contestant.module}")
+    importlib.import_module("numpy.random")  # what makes the data is no contestant's own
+    first, _ = _peak_of(module, workload, contestant.mode, threads, calls)
+    again, predicted = _peak_of(module, workload, contestant.mode, threads, calls)
+    return Peak(first, again, predicted)
+
+
+def _peak_of(
+    module: Any, workload: Workload, mode: str, threads: int, calls: int
+) -> tuple[int, int | None]:
+    """Bytes above what is resident before, and what the library predicts."""
     gc.collect()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
     before = resident()
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts at what is resident now
-    step: Step = module.build(workload, contestant.mode, threads)
+    step: Step = module.build(workload, mode, threads)
     for _ in range(calls):
         step.call(*step.args)
     step.sync()
@@ -233,16 +260,19 @@ class Worker:
 
     Args:
         cache: the folder in which dualmode keeps compiled code; none is kept without it.
+        codegen: dualmode's setting of that name.
     """
 
-    def __init__(self, contestant: Contestant, threads: int, cache: str = "") -> None:
+    def __init__(
+        self, contestant: Contestant, threads: int, cache: str = "", codegen: str = "here"
+    ) -> None:
         self._connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._started = time.monotonic()
         self._process = context.Process(
             target=_serve, args=(theirs, contestant, threads), daemon=True
         )
-        with _environment(threads, cache):
+        with _environment(threads, cache, codegen):
             self._process.start()
         theirs.close()
 
@@ -260,9 +290,8 @@ class Worker:
         """Bytes by which `calls` calls make the process grow."""
         return self._ask("growth", case, calls)
 
-    def peak(self, workload: Workload, calls: int) -> tuple[int, int | None]:
-        """Bytes above the imports that building the workload and some calls take at the peak, and
-        what the library predicts for a call."""
+    def peak(self, workload: Workload, calls: int) -> Peak:
+        """What building the workload and some calls take at the peak."""
         return self._ask("peak", workload, calls)
 
     def modules(self, package: str) -> int:
@@ -291,11 +320,12 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _environment(threads: int, cache: str) -> Iterator[None]:
+def _environment(threads: int, cache: str, codegen: str) -> Iterator[None]:
     """What libraries read when they are imported, for processes started inside the block."""
     names = ("OMP", "OPENBLAS", "MKL", "DUALMODE")
     wanted: dict[str, str | None] = {f"{name}_NUM_THREADS": str(threads) for name in names}
     wanted |= {"DUALMODE_CACHE": str(int(bool(cache))), "DUALMODE_CACHE_DIR": cache or None}
+    wanted |= {"DUALMODE_CODEGEN": codegen}
     wanted |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     wanted["PYTHONDONTWRITEBYTECODE"] = None  # first calls import, from byte code as installed
     saved = {name: os.environ.get(name) for name in wanted}

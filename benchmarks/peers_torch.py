@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from .functions import Pure, with_options
@@ -65,9 +66,14 @@ def _adam(workload: Adam) -> Step:
 
 
 def _gemm(workload: Gemm, mode: str) -> Step:
-    a, b = map(torch.from_numpy, workload.data())
+    if workload.dtype == "bfloat16":  # NumPy's is unknown to torch
+        bits = (torch.from_numpy(x.view(np.int16)) for x in workload.data())
+        a, b = (x.view(torch.bfloat16) for x in bits)
+    else:
+        a, b = map(torch.from_numpy, workload.data())
     operands = (a.mT if workload.transpose_a else a, b.mT if workload.transpose_b else b)
-    return Step(_mode(torch.matmul, mode), operands)
+    shown = torch.Tensor.float if workload.dtype == "bfloat16" else lambda result: result
+    return Step(_mode(torch.matmul, mode), operands, shown=shown)
 
 
 def _training(workload: Training, mode: str, threads: int) -> Step:

@@ -70,7 +70,7 @@ def peak(results: Sequence[Result], dtype: str) -> float:
         for r in results
         if r.contestant == FMA_PEAK.label
         and r.blocks
-        and ("float64" in r.case) == (dtype == "float64")
+        and next((d for d in ("float64", "bfloat16") if d in r.case), "float32") == dtype
     ]
     return max((r.work / r.seconds for r in mine), default=0.0)
 

@@ -90,7 +90,7 @@ def _limits(results: Sequence[Result]) -> Iterator[tuple[str, str, str]]:
     for threads in sorted({r.threads for r in results}):
         mine = [r for r in results if r.threads == threads]
         on = f"{threads} thread{'s' * (threads > 1)}"
-        for dtype in ("float32", "float64"):
+        for dtype in ("float32", "float64", "bfloat16"):
             if peak := pictures.peak(mine, dtype):
                 yield f"peak of multiply-adds, {dtype}, {on}", "GFLOP/s", f"{peak / 1e9:.0f}"
         if speed := pictures.bandwidth(mine):

@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import catalogue, contestants, fresh, measure
+from . import catalogue, contestants, fresh, measure, predictions
 from .figures import Figures, machine
 
-NAMES = (*catalogue.WORKLOADS, *fresh.ABOUT)
-ABOUT = catalogue.ABOUT | fresh.ABOUT
+ABOUT = catalogue.ABOUT | fresh.ABOUT | {"cost_model": predictions.ABOUT}
+NAMES = (*catalogue.WORKLOADS, *fresh.ABOUT, "cost_model")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def run(name: str, settings: Settings) -> Figures:
             figures.measured = fresh.disk_cache(most, rounds)
         case "peak_memory":
             figures.measured = fresh.peak_memory(taking_part, most, min(rounds, 3))
+        case "cost_model":
+            figures.measured = predictions.measured(settings.threads, min(rounds, 3))
         case "memory":
             figures.measured = fresh.memory(most, min(rounds, 3))
         case _:

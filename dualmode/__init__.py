@@ -142,6 +142,7 @@ from .ops.math import (
     tanh,
     trunc,
 )
+from .ops.normalization import layer_norm
 from .ops.parts import conj, imag, real
 from .ops.reduction import (
     all,
@@ -288,6 +289,7 @@ __all__ = [
     "jacobian",
     "jacrev",
     "jvp",
+    "layer_norm",
     "leaky_relu",
     "less",
     "less_equal",

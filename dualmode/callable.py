@@ -41,6 +41,7 @@ def compile_graph(graph: Graph, name: str) -> Any:
         catalogue=native.catalogue(),
         report=_check_budget,
         optimization=config.optimization,
+        tune=config.tune == "measure",
     )
 
 

@@ -43,6 +43,15 @@ cache_dir: str = ""
 cache_mb: int = 512
 """The most that compiled code may take on disk, in MiB; the least recently used is dropped."""
 
+codegen: Literal["here", "apart"] = "here"
+"""Where LLVM makes machine code: in this process, of which it then takes some 70 MiB, or in one of
+its own, which ends when it has not been needed for some seconds."""
+
+tune: Literal["model", "measure"] = "model"
+"""How matrix products of functions that are compiled from now on are cut into blocks: by a model of
+the machine, or as measured on it. A measurement takes some tens of milliseconds for each product
+that is new to this machine; its outcome is kept with the compiled code. Results do not change."""
+
 compile_budget: float = 30.0
 """Seconds that compiling one function may take before a warning says where they went; 0: any."""
 
@@ -71,6 +80,8 @@ _KINDS: dict[str, type | tuple[str | int, ...]] = {
     "backend": ("compile", "interpret"),
     "kernels": ("native", "numpy"),
     "optimization": (0, 1, 2),
+    "codegen": ("here", "apart"),
+    "tune": ("model", "measure"),
     "cache": bool,
     "cache_dir": str,
     "cache_mb": int,
@@ -99,6 +110,10 @@ def update(**settings: Any) -> None:
         from dualmode_compiler.runtime import pool  # only here: it loads what compiled code needs
 
         pool.set_threads(num_threads or pool.cores())
+    if "codegen" in settings:
+        from dualmode_compiler.runtime import apart
+
+        apart.settings.wanted = codegen == "apart"
     if not _CACHE.isdisjoint(settings):
         from dualmode_compiler.runtime import cache as store
 

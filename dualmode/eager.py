@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from dualmode_compiler import spec as specs
+from dualmode_compiler.runtime import aligned
 from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import DType, from_numpy
 
@@ -156,7 +157,7 @@ def to_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
     if type(x) in sizes.PYTHON:
         return to_array(sizes.plain(x), dtype)
     if isinstance(x, _ndarray | np.generic):
-        return _quiet.run(np.array, x, (dtype or _known(x.dtype, x)).numpy, order="C")
+        return _quiet.run(aligned.copied, x, (dtype or _known(x.dtype, x)).numpy)
     try:
         value = np.asarray(x)
     except ValueError as error:
@@ -169,7 +170,7 @@ def to_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
         info = np.iinfo(dtype.numpy) if dtype.is_integer and value.size else None
         if info is not None and not (info.min <= value.min() and value.max() <= info.max):
             raise _too_large(x, dtype)
-    return _quiet.run(np.array, value, (dtype or found).numpy, order="C")
+    return _quiet.run(aligned.copied, value, (dtype or found).numpy)
 
 
 def _too_large(x: Any, dtype: DType) -> DTypeError:

@@ -37,6 +37,7 @@ ENGINE = tuple(
     for path in (__file__, dualmode_compiler.__file__)
 )
 CONVERSION = ENGINE[0] + "autograph" + os.sep  # between the user's code and what it calls
+_WRAPPERS = CONVERSION, ENGINE[0] + "dispatch.py"  # files of functions that stand for others
 _RAISE = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
 
 
@@ -237,7 +238,7 @@ def _engine_function() -> str | None:
     name: str | None = None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(ENGINE):
-        if not frame.f_code.co_filename.startswith(CONVERSION):
+        if not frame.f_code.co_filename.startswith(_WRAPPERS):
             name = frame.f_code.co_name
         frame = frame.f_back
     return None if name is None or name.startswith(("_", "<")) else name.removesuffix("_")

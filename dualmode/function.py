@@ -7,9 +7,7 @@ compiled to one native function. Later calls with that signature run that, witho
 from __future__ import annotations
 
 import functools
-import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, overload
@@ -18,24 +16,16 @@ from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.runtime.vectorcall import Routable
 
 from . import config, tree
-from .autograph import calls
-from .callable import lock
 from .concrete import LAYOUT, ConcreteFunction, updating
 from .config import detours
-from .errors import Site
-from .families import Families, probes
 from .inputs import InputSignature
 from .op import state
-from .signature import Arguments, Key
-from .trace import Needs, Trace, trace
-from .tracer import current_tracer
+from .signature import Arguments
+from .traces import Options, Traces
 
 if TYPE_CHECKING:  # imported where it is used, to keep `import dualmode` short
     from .memory import Memory
     from .retraces import Retrace, Specialization
-
-DERIVED = 64  # signatures that are kept though they were not traced; the others are made again
-_RETRACES = 1000  # the latest are kept
 
 
 def _straight() -> bool:
@@ -99,25 +89,15 @@ class Function(Routable):
             "background": background,
             "donate_argnums": donate_argnums,
         }
-        self._background = background
-        self._donate = self._arguments.numbered(donate_argnums, "donate_argnums")
-        self._strict = strict
-        self._effects: set[Site] = set()  # lines with side effects that were reported
-        self._autograph = autograph
+        donated = self._arguments.numbered(donate_argnums, "donate_argnums")
         self._inputs = (
             None
             if input_signature is None
             else InputSignature(self.name, self._arguments, input_signature)
         )
-        self.retraces: list[Retrace] = []
-        self._warned = False
-        # a signature's trace, or which numbers it lacks the values of
-        self._traces: dict[Key, ConcreteFunction | Needs] = {}
-        self._tracing: dict[Key, Needs] = {}
-        # signatures that differ from traced ones in sizes only, the latest used last
-        self._derived: OrderedDict[Key, ConcreteFunction] = OrderedDict()
-        self._families = Families(2 if reduce_retracing or input_signature is not None else 3)
-        self._count = 0
+        options = Options(reduce_retracing, strict, autograph, background, donated)
+        self._traces = Traces(self.name, self._arguments, self._inputs, options)
+        self.retraces: list[Retrace] = self._traces.retraces
         # of the latest eager call: its trace, and its native entry if that takes arguments as given
         self._recent: ConcreteFunction | None = None
         self._fast: Callable[..., Any] = _miss
@@ -139,7 +119,7 @@ class Function(Routable):
             out = self._recent.attempt(leaves, form)
             if out is not MISS:
                 return out
-        concrete = self._concrete(self._arguments.key(form, leaves), leaves)
+        concrete = self._traces.find(self._arguments.key(form, leaves), leaves, self._python)
         out = concrete.run(leaves)
         if eager and concrete.ready:
             self._recent = concrete
@@ -161,29 +141,19 @@ class Function(Routable):
         return self.python_function
 
     @property
-    def _converted(self) -> Callable[..., Any]:
-        """What a trace runs."""
-        return (calls.entry if self._autograph else calls.keep)(self._python)
-
-    @property
     def trace_count(self) -> int:
         """How many signatures have been traced."""
-        return self._count
+        return self._traces.count
 
     @property
     def specializations(self) -> list[Specialization]:
         """The signatures that were derived from traces at other sizes, and what each has cost."""
-        from .retraces import Specialization
-
-        return [
-            Specialization(self._arguments.describe(key), concrete.cost)
-            for key, concrete in self._derived.copy().items()
-        ]
+        return self._traces.specializations()
 
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The trace for these arguments, made if need be. `TensorSpec`s may stand for tensors."""
         leaves, form = self._flatten(args, kwargs)
-        return self._concrete(self._arguments.key(form, leaves), leaves)
+        return self._traces.find(self._arguments.key(form, leaves), leaves, self._python)
 
     def memory(self, *args: Any, **kwargs: Any) -> Memory:
         """The planned memory of a call with these arguments, see `Memory`; `print` it. Without
@@ -194,8 +164,7 @@ class Function(Routable):
         """
         if args or kwargs:
             return self.get_concrete_function(*args, **kwargs).memory()
-        known = [*self._traces.values(), *self._derived.values()]
-        traces = [c for c in known if isinstance(c, ConcreteFunction)]
+        traces = self._traces.all()
         if len(traces) != 1:
             raise ValueError(
                 f"{self.name}.memory(): there are {len(traces)} traces; say for which arguments, "
@@ -206,149 +175,6 @@ class Function(Routable):
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
         leaves, form = tree.flatten(self._arguments.bind(args, kwargs))
         return leaves if self._inputs is None else self._inputs.take(leaves, form), form
-
-    # --- traces -----------------------------------------------------------------------------------
-
-    def _concrete(self, key: Key, leaves: list[Any]) -> ConcreteFunction:
-        needs: Needs = {}
-        while True:
-            found = self._find(key) or self._derive(key) or self._trace(key, leaves, needs)
-            if isinstance(found, ConcreteFunction):
-                return found
-            needs = found
-            key = key.given(sorted(needs), leaves)
-
-    def _find(self, key: Key) -> ConcreteFunction | Needs | None:
-        found = self._traces.get(key)
-        if found is None:
-            tracer = current_tracer()
-            if tracer is not None:
-                found = tracer.local.get((self, key))
-        if found is None:
-            found = self._derived.get(key)
-            if found is not None:
-                with lock:  # another thread may have let it go
-                    self._derived[key] = found
-                    self._derived.move_to_end(key)
-        return found
-
-    def _derive(self, key: Key) -> ConcreteFunction | Needs | None:
-        """What is known of the signature from traces for other sizes."""
-        with lock:
-            start = time.perf_counter()
-            made = self._families.derive(key)
-            if made is None:
-                return self._families.needs(key)
-            made.seconds = time.perf_counter() - start
-            concrete = self._derived[key] = self._bound(made)
-            if len(self._derived) > DERIVED:
-                self._derived.popitem(last=False)
-            return concrete
-
-    def _bound(self, made: Trace) -> ConcreteFunction:
-        return ConcreteFunction(self.name, self._arguments, made, self._background, self._donate)
-
-    def _trace(self, key: Key, leaves: list[Any], needs: Needs) -> ConcreteFunction | Needs:
-        with lock:
-            found = self._find(key)
-            if found is not None:  # another thread was faster
-                return found
-            if key in self._tracing:
-                return self._recursion(key)
-            needs = self._tracing[key] = dict(needs)
-            try:
-                made = self._run_trace(key, leaves, needs)
-                concrete = self._bound(made)
-                family = self._families.add(made)
-                if not family.learned:
-                    self._probe(key, made, leaves)
-            finally:
-                del self._tracing[key]
-            self._keep(key, concrete, family.why)
-            return concrete
-
-    def _run_trace(self, key: Key, leaves: list[Any], needs: Needs) -> Trace:
-        from . import guard  # when first used, to keep `import dualmode` short
-
-        run = functools.partial(trace, self._arguments, key, self._converted, leaves, needs)
-        watched = functools.partial(
-            guard.watch, self.name, self._python, leaves, self._effects, self._strict
-        )
-        with watched() as watch:
-            made = run(creates=not self._count)
-            watch.ignore = made.creates
-            watch.changed(made.changed)
-        if not made.creates:
-            return made
-        # once more without the first call's initialisation: this is what later calls do
-        with watched() as watch:
-            made = run(creates=False)
-            watch.changed(made.changed)
-            return made
-
-    def _probe(self, key: Key, made: Trace, leaves: list[Any]) -> None:
-        """Trace at other sizes, where the input signature has None, to learn what depends on them.
-
-        What they are derived for need not be right for a probe, so its errors say nothing.
-        """
-        axes = [] if self._inputs is None else self._inputs.symbolic()
-        for probe in probes(key, axes):
-            try:
-                other = trace(
-                    self._arguments, probe, self._converted, leaves, dict(made.needs), False
-                )
-            except Exception:
-                continue
-            if self._families.add(other).learned:
-                return
-
-    def _recursion(self, key: Key) -> Needs:
-        """The numbers that a call of itself, within the trace for `key`, depends on."""
-        needs = self._tracing[key]
-        if needs.keys() <= {k for k, _ in key.values}:
-            raise RecursionError(
-                f"{self.name}: calls itself with the signature that is being traced, "
-                f"({self._arguments.describe(key)}), so tracing would not end; let the "
-                "recursion depend on a bool or on a Python number that the code tests"
-            )
-        return needs
-
-    def _keep(self, asked: Key, concrete: ConcreteFunction, reason: str) -> None:
-        """Remember a trace that was made because of the call known by `asked`."""
-        for stale in [k for k in self._traces if k.stale]:
-            del self._traces[stale]
-        for stale in [k for k in self._derived if k.stale]:
-            del self._derived[stale]
-        self._count += 1
-        key = concrete.key
-        if key != asked:
-            self._traces[asked] = concrete.needs
-        tracer = current_tracer()
-        if tracer is not None and concrete.captures:  # it ends with the trace around it
-            tracer.local[self, key] = concrete
-        else:
-            self._traces[key] = concrete
-        self._explain(concrete, reason)
-
-    def _explain(self, concrete: ConcreteFunction, reason: str) -> None:
-        """Record why there is a new trace."""
-        known = [
-            c.key
-            for c in self._traces.values()
-            if isinstance(c, ConcreteFunction) and c is not concrete
-        ]
-        if not known:
-            return
-        from . import retraces
-
-        changes = retraces.compare(self._arguments, concrete.key, concrete.needs, known)
-        if not changes:
-            return
-        self.retraces.append(retraces.Retrace(tuple(changes), reason, concrete.cost))
-        del self.retraces[:-_RETRACES]
-        if len(self.retraces) == retraces.WARN_AFTER and not self._warned:
-            self._warned = True
-            retraces.warn(self.name, self.retraces)
 
     # --- as a method ------------------------------------------------------------------------------
 
@@ -381,7 +207,7 @@ class _Method(Function):
 
     def __init__(self, function: Function, instance: Any) -> None:
         super().__init__(function.python_function, function.name, 1, **function._options)
-        self._effects = function._effects
+        self._traces.reported = function._traces.reported
         methods, key = function._methods, id(instance)
         try:
             self._instance = weakref.ref(instance, lambda _: methods.pop(key, None))

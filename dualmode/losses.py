@@ -86,10 +86,15 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool 
         ShapeError: `y_true.shape` is not `y_pred.shape[:-1]`.
         DTypeError: the labels are not integers.
     """
-    y_true, y_pred = dm.asarray(y_true), _floating(dm.asarray(y_pred))
-    check_labels("sparse_categorical_crossentropy", y_true, y_pred)
+    if not (from_logits and type(y_true) is type(y_pred) is dm.Tensor):
+        y_true, y_pred = dm.asarray(y_true), _floating(dm.asarray(y_pred))
     logits = y_pred if from_logits else _log_probabilities(y_pred, from_logits)
-    return sparse_softmax_cross_entropy(logits, y_true)
+    try:
+        return sparse_softmax_cross_entropy(logits, y_true)
+    except (ShapeError, DTypeError) as found:
+        error = found
+    check_labels("sparse_categorical_crossentropy", y_true, y_pred)  # which says more
+    raise error
 
 
 class Loss:
@@ -125,8 +130,8 @@ class Loss:
             values = values * weights_for(values, sample_weight, self.name)
         if self.reduction in ("none", None):
             return values
-        total = dm.sum(values)
-        return total if self.reduction == "sum" else total / max(1, math.prod(values.shape))
+        average = self.reduction == "sum_over_batch_size" and math.prod(values.shape)
+        return dm.mean(values) if average else dm.sum(values)
 
 
 class MeanSquaredError(Loss):
@@ -222,7 +227,7 @@ def _last_mean(values: Any) -> Any:
     """The mean over the last axis; 0 where that is empty; a scalar stays."""
     if values.ndim == 0:
         return values
-    return dm.sum(values, axis=-1) / max(1, values.shape[-1])
+    return dm.mean(values, axis=-1) if values.shape[-1] else dm.sum(values, axis=-1)
 
 
 def _log_probabilities(y_pred: Any, from_logits: bool) -> Any:

@@ -18,6 +18,11 @@ _BAR = 24
 class Memory:
     """The memory of one run of a compiled function in bytes, as planned at its compilation.
 
+    `peak` is that of the arrays: what a process grows by when their data comes to be in memory and
+    the function runs. It leaves out what does not depend on their sizes: modules, the trace, and
+    machine code; LLVM, while a process compiles that finds nothing in the cache on disk (see
+    `dm.config.codegen`); and what the caller holds besides.
+
     Printed, it says which source lines hold the most when most is alive, and how that changes while
     the function runs.
 

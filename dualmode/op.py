@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial, wraps
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -37,10 +37,13 @@ class Agreement:
         ulp: units in the last place of the larger magnitude; 0 means the same bits (any NaN equals
             any NaN, and -0.0 equals 0.0).
         per_term: further ulp of the sum of magnitudes for each term of a reduction.
+        underflow: a further difference for each term of a reduction of bfloat16: CPUs that multiply
+            that type take subnormal numbers on the way as zeros.
     """
 
     ulp: float = 0.0
     per_term: float = 0.0
+    underflow: float = 0.0
 
 
 EXACT = Agreement()
@@ -65,6 +68,16 @@ class Op:
         effect: True where executing the op is visible from outside (print, assertion).
         batch: how it acts on arrays of examples, a rule of `ops.batch`, for `vmap`. None: it is
             executed for one example after another.
+        arguments: attributes that `native` takes after the operands, in this order.
+        along: of an op of one operand along the attribute `axis` whose result is a reduction, or
+            made of some: the kinds of dtypes that its public function does not convert. `native`
+            takes axes as users name them.
+        rows: of an op along the last axis of its first operand: what each operand has for each of
+            its rows, a "row" or "one" element, or the one row "shared" by all; then the same of the
+            result.
+        pieces: `(compute, *arrays, **attrs) -> array`: the kernel's result, put together of results
+            for shapes of its own choice, a few in all: native code is compiled for these.
+            `compute` takes what the kernel does.
         native: computes eager tensors without Python, or gives `MISS` where it cannot; it tells
             no tape.
     """
@@ -78,6 +91,10 @@ class Op:
     tolerance: Agreement = EXACT
     effect: bool = False
     batch: Callable[..., Tensor] | None = None
+    arguments: tuple[str, ...] = ()
+    along: str = ""
+    rows: tuple[str, ...] = ()
+    pieces: Callable[..., Any] | None = None
     native: Callable[..., Any] = field(init=False)
     # what makes `native`, for a number of operands; `eager` sets it
     make_native: ClassVar[Callable[[Op, int], Callable[..., Any] | None]]
@@ -86,7 +103,11 @@ class Op:
         object.__setattr__(self, "native", partial(_first, self))
 
     def __call__(self, *args: Tensor, **attrs: Any) -> Tensor:
-        out: Any = MISS if attrs else self.native(*args)
+        out: Any = MISS
+        if not attrs:
+            out = self.native(*args)
+        elif self.arguments:
+            out = self.native(*args, *[attrs[name] for name in self.arguments])
         if out is MISS:
             out = state.mode.execute(self, args, attrs)
         if recording:
@@ -111,65 +132,6 @@ def _first(op: Op, *args: Any) -> Any:
 
 def _miss(*_: Any) -> Any:
     return MISS
-
-
-def unary(op: Op) -> Callable[[Callable[[Any], Tensor]], Callable[[Any], Tensor]]:
-    """A public function of one operand that goes straight to the native code of `op`, and where
-    that cannot take the operand, the way that is written down."""
-
-    def decorate(general: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-        @wraps(general)
-        def call(x: Any) -> Tensor:
-            out = op.native(x)
-            if out is MISS:
-                return _missed(op, general, (x,))
-            return _recorded(op, (x,), out) if recording else out
-
-        return call
-
-    return decorate
-
-
-def binary(op: Op) -> Callable[[Callable[[Any, Any], Tensor]], Callable[[Any, Any], Tensor]]:
-    """`unary`, for two operands."""
-
-    def decorate(general: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
-        @wraps(general)
-        def call(x: Any, y: Any) -> Tensor:
-            out = op.native(x, y)
-            if out is MISS:
-                return _missed(op, general, (x, y))
-            return _recorded(op, (x, y), out) if recording else out
-
-        return call
-
-    return decorate
-
-
-def _missed(op: Op, general: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor:
-    """What native code did not take: it gets the values of variables before `general` is asked."""
-    if not config.interpreted:  # no thread traces, and without tapes nobody hears of a read
-        args = _values(args) if recording else tuple([getattr(x, "_tensor", x) for x in args])
-        out = op.native(*args)
-        if out is not MISS:
-            return _recorded(op, args, out) if recording else out
-    return general(*args)
-
-
-def _values(xs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Variables are read; all else is as it was."""
-    return tuple([x.read_value() if hasattr(x, "read_value") else x for x in xs])
-
-
-def _recorded(op: Op, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    """`out`, which `op` made of tensors and numbers, told to the tapes."""
-    tapes = state.tapes
-    if tapes and op.vjp is not None:
-        if not _alike(args):
-            args = promote(*args)
-        for tape in tapes:
-            tape.record(op, args, {}, out)
-    return out
 
 
 class Mode(Protocol):
@@ -243,6 +205,9 @@ class Recorder(Protocol):
         ...
 
 
+_set = threading.local.__setattr__
+
+
 class _State(threading.local):
     """The current mode and the active tapes of this thread.
 
@@ -254,11 +219,17 @@ class _State(threading.local):
 
     def __setattr__(self, name: str, value: Any) -> None:
         traced, taped = self.mode is not _State.mode, bool(self.tapes)
-        super().__setattr__(name, value)
-        traces, tapes = self.mode is not _State.mode, bool(self.tapes)
+        _set(self, name, value)
+        if name == "tapes":  # which come and go in every step
+            tapes = bool(value)
+            if taped is not tapes:
+                _count(recording, taped, tapes)
+                if not traced:
+                    _count(config.detours, taped, tapes)
+            return
+        traces = self.mode is not _State.mode
         _count(config.interpreted, traced, traces)
-        _count(recording, taped, tapes)
-        _count(config.detours, traced or taped, traces or tapes)
+        _count(config.detours, traced or taped, traces or taped)
 
     @property
     def plain(self) -> bool:
@@ -334,7 +305,12 @@ def _weak_type(kinds: str, strong: DType | None) -> DType:
     return default
 
 
-def _alike(xs: tuple[Any, ...]) -> bool:
+def read_values(xs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Variables are read; all else is as it was."""
+    return tuple([x.read_value() if hasattr(x, "read_value") else x for x in xs])
+
+
+def alike(xs: tuple[Any, ...]) -> bool:
     """True for eager tensors of one dtype, as in most calls: there is nothing to promote."""
     first = getattr(getattr(xs[0], "_value", None), "dtype", None)
     if first is None:
@@ -349,10 +325,10 @@ def promote(*xs: Any) -> tuple[Tensor, ...]:
     """`xs` as tensors of one dtype: Python numbers (and NumPy's float64 scalars, as from
     `np.sqrt(n)`) take the tensors' type; tensors and arrays promote by the array API standard's
     table. Casts are ops, so gradients pass through them."""
-    if _alike(xs):
+    if alike(xs):
         return xs
-    xs = _values(xs)
-    if _alike(xs):
+    xs = read_values(xs)
+    if alike(xs):
         return xs
     strong: DType | None = None
     weak = ""

@@ -12,7 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from operator import is_
 from typing import Any, Literal, Self
+
+from dualmode_compiler.spec import DType
 
 from . import tree
 from .errors import GradientError, ShapeError
@@ -22,6 +26,7 @@ from .tensor import Operators, Tensor
 from .variable import Variable
 
 Value = Tensor | Variable
+_VALUES = (Tensor, Variable)
 CallVjp = Callable[[list[Tensor | None]], Sequence[Tensor | None]]
 
 
@@ -79,7 +84,9 @@ class GradientTape:
         self._leave()
 
     def _leave(self) -> None:
-        state.tapes = tuple(tape for tape in state.tapes if tape is not self)
+        tapes = state.tapes
+        if self in tapes:
+            state.tapes = tuple([tape for tape in tapes if tape is not self])
 
     # --- recording ------------------------------------------------------------------------------
 
@@ -190,6 +197,11 @@ class GradientTape:
                 creation.zeros(x.shape, dtype=x.dtype) if g is None else g
                 for x, g in zip(wanted, found, strict=True)
             ]
+        if isinstance(sources, _VALUES):
+            return found[0]
+        plain = type(sources) is list and len(sources) == len(wanted)
+        if plain and all(map(is_, sources, wanted)):  # as of a model's variables
+            return found
         return tree.unflatten(tree.flatten(sources)[1], found)
 
     def _use(self) -> tuple[list[_Entry], dict[int, Value]]:
@@ -271,8 +283,8 @@ def differentiable_leaves(structure: Any, what: str) -> list[Value]:
         GradientError: a leaf is no tensor or variable, or its dtype has no gradients.
     """
     out: list[Value] = []
-    for leaf in tree.leaves(structure):
-        if not isinstance(leaf, Tensor | Variable):
+    for leaf in (structure,) if isinstance(structure, _VALUES) else tree.leaves(structure):
+        if not isinstance(leaf, _VALUES):
             raise GradientError(
                 f"{what} is a {type(leaf).__name__}; only tensors and variables have gradients"
             )
@@ -286,7 +298,7 @@ def differentiable_leaves(structure: Any, what: str) -> list[Value]:
 
 def _seeds(target: Any, targets: list[Value], output_gradients: Any) -> list[Tensor]:
     if output_gradients is None:
-        return [creation.ones(t.shape, dtype=t.dtype) for t in targets]
+        return [_one(t) for t in targets]
     single = isinstance(target, Operators)  # then a list is an array, not a structure
     given = [output_gradients] if single else tree.leaves(output_gradients)
     if len(given) != len(targets):
@@ -298,6 +310,18 @@ def _seeds(target: Any, targets: list[Value], output_gradients: Any) -> list[Ten
         if g.shape != t.shape:
             raise ShapeError(f"gradient: output_gradients {g.spec} for a target {t.spec}")
     return seeds
+
+
+def _one(target: Value) -> Tensor:
+    """Ones of the shape of `target`; a loss, mostly, is one number."""
+    if state.eager and not target.shape:
+        return _number_one(target.dtype)
+    return creation.ones(target.shape, dtype=target.dtype)
+
+
+@cache
+def _number_one(dtype: DType) -> Tensor:
+    return creation.ones((), dtype=dtype)
 
 
 def _backward(
@@ -339,8 +363,13 @@ def _backward(
         elif vjp is not None:
             of_inputs = vjp(of_outputs)
         for x, g in zip(inputs, of_inputs, strict=True):
-            if g is not None and id(x) in needed and x.dtype.is_inexact:
-                _accumulate(grads, id(x), g if type(g) is Tensor else g())
+            if g is None:
+                continue
+            key = id(x)
+            if key in needed and x.dtype.is_inexact:
+                g = g if type(g) is Tensor else g()
+                known = grads.get(key)
+                grads[key] = g if known is None else elementwise.add(known, g)
     return {key: g for key, g in grads.items() if key in keep}
 
 

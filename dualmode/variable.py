@@ -22,7 +22,8 @@ class Variable(Operators):
 
     Args:
         initial_value: a tensor, array, number, nested list, or a function of no arguments that
-            gives one. It is copied.
+            gives one. Arrays are copied; a tensor's memory, which nobody changes, is shared until
+            one of the two has a new value.
         trainable: True lets tapes watch it when it is read; optimizers look here as well.
         name: for messages, summaries and checkpoints.
         dtype: the element type; that of the value unless given.
@@ -49,7 +50,7 @@ class Variable(Operators):
         with eagerly():
             value = initial_value() if callable(initial_value) else initial_value
             tensor = convert(value, None if dtype is None else as_dtype(dtype))
-        self._tensor = Tensor._wrap(np.array(tensor._value, order="C"))
+        self._tensor = Tensor._wrap(_whole(tensor._value))
         self._spec = tensor.spec
         state.mode.variable_created(self)
 
@@ -136,6 +137,11 @@ class Variable(Operators):
         kind = "trainable" if self.trainable else "not trainable"
         start = f"<Variable {self.name} {self._spec} {kind}, "
         return start + np.array2string(self._tensor.numpy(), prefix=start) + ">"
+
+
+def _whole(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`x`, which nobody changes, in memory that is all its own; copied where it is a view."""
+    return x if x.flags.owndata and x.flags.c_contiguous else np.array(x, order="C")
 
 
 LAYOUT = Layout(tensor=Tensor, tensor_slot="_value", variable=Variable, variable_slot="_tensor")

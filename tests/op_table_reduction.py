@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dualmode.ops import crossentropy, reduction, softmax
+from dualmode.ops import crossentropy, normalization, reduction, softmax
+from dualmode_compiler.spec import DTYPES
 from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs, values
 from op_table import reduction_shape as shape
 
@@ -97,6 +98,21 @@ def _loss(logits: Array, labels: Array) -> Array:
     return np.where(here.any(-1), -picked, np.nan)
 
 
+def _normalizable(draw: Draw, dtype: str) -> tuple[list[Array], Attrs]:
+    """Rows of different numbers, so that their variance is well away from 0."""
+    *outer, n = some(draw, 1)[0] or (3,)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = rng.permuted(np.broadcast_to(np.linspace(-2, 2, n), (*outer, n)), axis=-1)
+    vectors = [rng.uniform(-2, 2, n) for _ in range(2)]
+    epsilon = draw(st.sampled_from([1e-5, 0.5]))
+    return [a.astype(DTYPES[dtype].numpy) for a in (x, *vectors)], {"epsilon": epsilon}
+
+
+def _normalized(x: Array, scale: Array, offset: Array, epsilon: float) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + offset
+
+
 ROWS = [
     Row(reduction.SUM, reduction.sum, _reduction(np.sum), 1, ALL, special=False,
         shapes=shape, attrs=axis_attrs, gradients=(0,)),
@@ -129,4 +145,7 @@ ROWS = [
         crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE, _slope, 2, FLOATS, inputs=_labelled,
         smooth_inputs=_smooth_labelled, gradients=(0,),
         magnitude=lambda x, labels: np.ones(x.shape)),
+    Row(normalization.LAYER_NORM, normalization.layer_norm, _normalized, 3, FLOATS,
+        inputs=_normalizable, gradients=(0, 1, 2),
+        magnitude=lambda x, s, b, **_: np.full(x.shape, 10.0)),
 ]  # fmt: skip

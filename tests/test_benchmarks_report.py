@@ -7,7 +7,17 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import catalogue, contestants, fresh, functions, goals, ours, peers_numpy, results
+from benchmarks import (
+    catalogue,
+    contestants,
+    fresh,
+    functions,
+    goals,
+    ours,
+    peers_numpy,
+    predictions,
+    results,
+)
 from benchmarks.__main__ import main
 from benchmarks.figures import Figures, load
 from benchmarks.fresh import Measured
@@ -16,7 +26,8 @@ from benchmarks.measure import Result, Worker, _agree, _values
 from benchmarks.suite import ABOUT, NAMES
 
 SMALL = [c for cases in functions.FUNCTIONS.values() for c in cases if c.moved < 1e5]
-LABELS = {c.label for c in contestants.CONTESTANTS} | {ITSELF, fresh.PREDICTED, "dualmode"}
+LABELS = {c.label for c in contestants.CONTESTANTS} | {ITSELF, "dualmode"}
+LABELS |= {fresh.PREDICTED, predictions.PREDICTED}
 
 
 def result(name: str, contestant: str, blocks: list[float], **others) -> Result:
@@ -194,7 +205,8 @@ def test_the_cache_and_the_peak_of_memory_in_fresh_processes():
     assert found["mnist_mlp, warm"].value < found["mnist_mlp, cold"].value
     worker = Worker(contestants.OUR_COMPILED, 1)
     try:
-        peak, predicted = worker.peak(catalogue.TINY, 3)
+        peak = worker.peak(catalogue.MNIST_MLP, 3)
     finally:
         worker.close()
-    assert peak > 0 and predicted is not None and predicted > 0
+    assert peak.predicted is not None and peak.predicted > 1 << 20
+    assert peak.predicted < peak.again < peak.first

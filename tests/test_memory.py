@@ -158,3 +158,22 @@ def test_the_predicted_peak_is_what_the_process_takes() -> None:
     predicted, measured = map(int, done.stdout.split())
     assert predicted > 200e6
     assert abs(measured - predicted) < 0.05 * predicted, (predicted, measured)
+
+
+ZEROS = """
+import dualmode as dm
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+first = dm.Variable(dm.zeros((2, 3)))
+before = resident()
+slots = [dm.Variable(dm.zeros((1024, 1024))) for _ in range(32)]
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_zeros_take_no_memory_before_something_is_written_there() -> None:
+    done = subprocess.run([sys.executable, "-c", ZEROS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16e6  # of 134e6 bytes

@@ -57,6 +57,30 @@ def test_effects_of_a_loop_and_its_gradients_happen_once(level: int, capfd: Any)
     assert capfd.readouterr().out.split() == ["turn", "0", "turn", "1"]
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_calls_of_python_in_a_loop_happen_once_with_its_gradient(level: int):
+    """The gradient's loop needs what they gave, and must not ask for it again."""
+    seen: list[float] = []
+
+    def double(v: Any) -> Any:
+        seen.append(float(v))
+        return v * np.float32(2)
+
+    def f(x: Any) -> Any:
+        with dm.GradientTape() as tape:
+            tape.watch(x)
+            y = x
+            for _ in dm.range(3):
+                y = y * dm.numpy_function(
+                    double, [dm.stop_gradient(y)], dm.TensorSpec((), "float32")
+                )
+        return y, tape.gradient(y, x)
+
+    with dm.config.override(optimization=level):
+        y, _ = dm.function(f)(dm.asarray(0.5))
+    assert float(y) == 0.5 and seen == [0.5, 0.5, 0.5]
+
+
 @pytest.mark.skipif(dm.config.backend != "compile", reason="about compiled code")
 def test_cached_code_is_of_its_own_level():
     """What one level has put in the cache is not taken for another's."""

@@ -342,7 +342,7 @@ def test_constants_of_an_unlike_trace_are_not_mixed() -> None:
 
 
 def test_derived_signatures_are_let_go() -> None:
-    from dualmode.function import DERIVED
+    from dualmode.traces import DERIVED
 
     fn = agree(lambda x: x + 1, range(2, DERIVED + 20), 3)
     assert len(fn.specializations) == DERIVED
@@ -388,7 +388,7 @@ def test_functions_go_with_all_that_was_learned() -> None:
     import weakref
 
     fn = agree(lambda x: x + x.shape[0], (4, 6, 8, 5), 3)
-    gone = weakref.ref(fn), weakref.ref(next(iter(fn._derived.values())))
+    gone = weakref.ref(fn), weakref.ref(next(iter(fn._traces._derived.values())))
     del fn
     gc.collect()
     assert gone[0]() is None and gone[1]() is None

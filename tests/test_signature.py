@@ -251,7 +251,8 @@ def test_an_exception_leaves_nothing() -> None:
     for _ in range(2):
         with pytest.raises(KeyError):
             fn(ones(3))
-    assert fn.trace_count == 0 and not fn.retraces and not fn._tracing and not fn._traces
+    assert fn.trace_count == 0 and not fn.retraces
+    assert not fn._traces._tracing and not fn._traces._traces
     fail = False
     assert fn(ones(3)).tolist() == [2.0] * 3
     with pytest.raises(TracedValueError):

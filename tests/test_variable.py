@@ -18,6 +18,33 @@ def test_creation_copies_and_fixes_the_type():
     assert dm.Variable(lambda: dm.zeros((2,))).shape == (2,)
 
 
+def test_the_memory_of_a_tensor_is_shared_until_one_has_a_new_value():
+    t = dm.asarray([1.0, 2.0, 3.0])
+    v, w = dm.Variable(t), dm.Variable(t)
+    assert np.shares_memory(np.asarray(t), v.numpy())
+
+    @dm.function
+    def step():
+        v.assign_add(dm.ones(3))
+
+    for _ in range(2):
+        step()
+    assert (v.numpy().tolist(), w.numpy().tolist()) == ([3, 4, 5], [1, 2, 3])
+    assert t.numpy().tolist() == [1, 2, 3]
+    del t, w  # v's own memory now: the next step is in place
+    before = v.numpy().ctypes.data
+    step()
+    assert v.numpy().ctypes.data == before and v.numpy().tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize("view", [lambda t: t[1:], lambda t: dm.transpose(t), lambda t: t[0]])
+def test_a_view_becomes_memory_of_its_own(view):
+    t = dm.asarray(np.arange(12.0).reshape(4, 3))
+    x = view(t)
+    value = dm.Variable(x)._tensor._value
+    assert value.flags.owndata and value.flags.c_contiguous and value.tolist() == x.numpy().tolist()
+
+
 def test_used_like_a_tensor():
     v = dm.Variable([1.0, 2.0])
     t = dm.asarray([3.0, 4.0])

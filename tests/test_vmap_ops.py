@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dualmode as dm
+from dualmode.op import Agreement
 from dualmode.ops import OPS
 from op_table import Array, Attrs, Row, assert_agree, rows
 
@@ -60,7 +62,7 @@ def check(row: Row, data: st.DataObject, transform: Any) -> None:
     scale = max((np.max(b, initial=0.0) for _, b in bounds), default=0.0)
     terms = bounds[0][0] if bounds else 0
     # two ways to compute, each as far off as agreed
-    twice = type(row.op.tolerance)(2 * row.op.tolerance.ulp, 2 * row.op.tolerance.per_term)
+    twice = Agreement(*(2 * x for x in astuple(row.op.tolerance)))
     assert_agree(actual, expected, twice, terms, scale)
 
 

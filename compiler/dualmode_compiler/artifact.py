@@ -32,7 +32,8 @@ class Artifact:
         written: the parameters that are states with new values.
         chunked: it hands work to the thread pool.
         signals: it looks for signals.
-        calls: it calls back to Python.
+        calls: the nodes that it calls back to Python for, by their places among the traced ones
+            (`fingerprint.nodes`); None for those that are not among them.
         work: estimated cost of one run, in additions.
     """
 
@@ -42,7 +43,7 @@ class Artifact:
     written: list[int]
     chunked: bool
     signals: bool
-    calls: bool
+    calls: list[int | None]
     work: float
 
     def pack(self) -> bytes:
@@ -61,16 +62,25 @@ class Artifact:
 
 
 def key(
-    graph: Graph, slots: Slots, host: jit.Host, catalogue: Catalogue, optimization: int
+    graph: Graph,
+    slots: Slots,
+    host: jit.Host,
+    catalogue: Catalogue,
+    optimization: int,
+    tuned: int = 0,
 ) -> str | None:
-    """The name of the artifact in the cache; None where it cannot be kept."""
+    """The name of the artifact in the cache; None where it cannot be kept.
+
+    `tuned`: the number of threads that products were measured with; 0 where they were not.
+    """
     said = fingerprint(graph, catalogue)
     if said is None:
         return None
     target = repr(
-        (optimization, astuple(slots), astuple(host), sys.implementation.cache_tag, np.__version__)
+        (optimization, tuned, astuple(slots), astuple(host), sys.implementation.cache_tag)
     )
-    versions = (source_version(os.path.dirname(__file__)), catalogue.version, jit.llvm_version())
+    code = source_version(os.path.dirname(__file__))
+    versions = (code, catalogue.version, jit.llvm_version(), np.__version__)
     return store.digest("artifact", *versions, target, said)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from . import expr, passes
 from .artifact import Artifact
 from .emit.main import Program, emit_main
+from .fingerprint import numbers
 from .graph import Graph
 from .loops import HostCall
 from .lower import lower
@@ -25,7 +26,7 @@ class Build:
 
     Attributes:
         seconds: time spent in each stage.
-        optimization: see `driver.compile`.
+        optimization, tune: see `driver.compile`.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Build:
         host: jit.Host,
         seconds: dict[str, float],
         optimization: int,
+        tune: bool = False,
     ) -> None:
         self._traced, self._slots, self._host = traced, slots, host
         self.seconds = seconds
         self.optimization = optimization
+        self.tune = tune
 
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -59,6 +62,10 @@ class Build:
         with expr.fresh():
             steps, lowering = self.stage("lower", lambda: lower(graph, self.optimization))
             planned: Plan = self.stage("plan", lambda: plan(graph, steps, lowering))
+            if self.tune:
+                from .tuner import tune
+
+                self.stage("tune", lambda: tune(planned.steps, self._host))
             table = self._slots.with_constants(len(planned.constants))
             program = self.stage("emit", lambda: emit_main(planned, table, self._host))
         return planned, program
@@ -90,6 +97,6 @@ class Build:
             written=[k for k, node in graph.updates if node is not graph.params[k]],
             chunked=bool(program.chunked),
             signals=program.signals,
-            calls=bool(program.calls),
+            calls=numbers(self._traced, [c.node for c in program.calls]),
             work=program.work,
         )

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from .contract import Gemm
-from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce, walk
+from .expr import Affine, Apply, Axis, Const, Expr, Reduce, walk
+from .halves import operand
 from .loops import Contraction, Kernel
 from .spec import float32, float64
 
@@ -14,7 +15,10 @@ SMALL = 1 << 12  # multiply-adds below which plain loops are as fast
 
 
 def is_contraction(value: Expr, axes: Sequence[Axis]) -> bool:
-    """True for a large enough sum over k of a[.., k] * b[k, ..] whose operands differ in axes."""
+    """True for a large enough sum over k of a[.., k] * b[k, ..] whose operands differ in axes, or
+    what is computed of one alone, such as its value rounded to another type."""
+    while isinstance(value, Apply) and len(value.args) == 1:
+        (value,) = value.args
     if not isinstance(value, Reduce) or value.kind != "add":
         return False
     body = value.body
@@ -28,7 +32,7 @@ def is_contraction(value: Expr, axes: Sequence[Axis]) -> bool:
     return work >= SMALL and not any(isinstance(e, Reduce) for e in walk([body]))
 
 
-def _linear(x: Expr) -> tuple[dict[Expr, int], int] | None:
+def linear(x: Expr) -> tuple[dict[Expr, int], int] | None:
     """Coefficients of the axes in an offset, and its constant; None if it is not linear."""
     if isinstance(x, Const):
         return {}, x.value
@@ -50,18 +54,21 @@ def recognise(kernel: Kernel) -> None:
         return
     (total,) = found
     assert isinstance(total.body, Apply)
-    a, b = total.body.args
-    if len(total.bound) != 1 or not isinstance(a, Load) or not isinstance(b, Load):
+    pair = [operand(x) for x in total.body.args]
+    if len(total.bound) != 1 or pair[0] is None or pair[1] is None:
+        return
+    (a, half), (b, other) = pair[0], pair[1]
+    if half != other:
         return
     n, k = kernel.axes[-1], total.bound[0]
     if n in a.axes:
         a, b = b, a
-    fa, fb = _linear(a.index[0]), _linear(b.index[0])
+    fa, fb = linear(a.index[0]), linear(b.index[0])
     if fa is None or fb is None or n in fa[0] or n not in fb[0]:
         return
     m = next((x for x in reversed(kernel.axes) if x in fa[0] and x not in fb[0]), None)
     batch = tuple(x for x in kernel.axes if x is not m and x is not n)
-    out = _linear(kernel.stores[0].offset)
+    out = linear(kernel.stores[0].offset)
     if out is None:
         return
     (ca, base_a), (cb, base_b), (cc, _) = fa, fb, out
@@ -74,6 +81,7 @@ def recognise(kernel: Kernel) -> None:
         b=(cb.get(k, 0), cb[n]),
         c=cc.get(m, n.extent) if m else n.extent,
         batch=tuple((x.extent, ca.get(x, 0), cb.get(x, 0), cc.get(x, 0)) for x in batch),
+        half=half,
     )
     kernel.contraction = Contraction(
         total, gemm, (a.buffer, base_a), (b.buffer, base_b), batch, m, n
@@ -85,5 +93,5 @@ def is_plain(kernel: Kernel) -> bool:
     c = kernel.contraction
     if c is None or len(kernel.stores) != 1 or kernel.stores[0].value is not c.reduce:
         return False
-    out = _linear(kernel.stores[0].offset)
+    out = linear(kernel.stores[0].offset)
     return out is not None and out[1] == 0 and c.n is not None and out[0].get(c.n) == 1

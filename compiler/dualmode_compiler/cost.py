@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # eager ops ask what they cost, but have no kernels
 PARALLEL = 1 << 19  # work, in additions, from which a kernel is cut into chunks: about 15 us
 CHUNK = 1 << 17  # work per chunk
 BYTES = 3  # bytes moved in the time of an addition
+DEPTH = 120  # nesting of expressions, kept clear of Python's recursion limit
 LARGE = 1 << 24  # bytes that a kernel moves from which its results are not found in a cache later
 
 # Relative cost of evaluating a function once, in units of an addition.
@@ -162,7 +163,9 @@ def kernel_cost(kernel: Kernel) -> Cost:
     if not any(sizes):
         return Cost(0, 0, 0)
     if kernel.contraction is not None:
-        return Cost(kernel.contraction.gemm.macs, read, written)
+        total = kernel.contraction.reduce
+        epilogue = operations(roots, kernel.axes) - operations([total], kernel.axes)
+        return Cost(kernel.contraction.gemm.macs + epilogue, read, written)
     if kernel.fold is not None:
         fold = kernel.fold.fold
         return Cost(kernel.fold.steps(kernel) * (3 + cost(fold.body, {})[0]), read, written)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +15,8 @@ import numpy as np
 
 from . import artifact
 from .artifact import Artifact
-from .fingerprint import Catalogue
-from .graph import Graph, running
+from .fingerprint import Catalogue, nodes
+from .graph import Graph, Node, running
 from .runtime import cache as store
 from .runtime import entry_native, jit, pool, signals
 from .runtime.arena import shared
@@ -38,7 +39,7 @@ class Executable:
 
     Attributes:
         traced: the graph as it was given.
-        optimization: see `compile`.
+        optimization, tune: see `compile`.
         seconds: time spent in each stage of compilation.
         arena: bytes of scratch memory of one run.
     """
@@ -51,9 +52,11 @@ class Executable:
         catalogue: Catalogue | None = None,
         report: Callable[[Executable], None] | None = None,
         optimization: int = 2,
+        tune: bool = False,
     ) -> None:
         self.traced = graph
         self.optimization = optimization
+        self.tune = tune
         self.name = name
         self.host = host or jit.host()
         self.seconds: dict[str, float] = {}
@@ -120,7 +123,7 @@ class Executable:
             fixed=fixed,
             arena_bytes=code.arena,
             release_gil=not (written or code.artifact.calls) and code.artifact.work >= RELEASE,
-            calls_back=code.artifact.calls or code.artifact.signals,
+            calls_back=bool(code.artifact.calls) or code.artifact.signals,
             result="tuple" if result == "none" else result,
             on_error=code.fail,
             keep_alive=(code, held),
@@ -181,15 +184,18 @@ class _Native:
         start = time.perf_counter()
         key = None
         if catalogue is not None and store.settings.enabled:
-            key = artifact.key(owner.traced, self.asked, owner.host, catalogue, owner.optimization)
+            tuned = pool.num_threads() if owner.tune else 0
+            how = (owner.optimization, tuned)
+            key = artifact.key(owner.traced, self.asked, owner.host, catalogue, *how)
         kept = None if key is None else store.get(key, owner.name)
         owner.seconds["cache"] = time.perf_counter() - start
         if kept is not None:
             return Artifact.unpack(kept)
         others = _prepare()
-        made = self.build.artifact()
+        with _no_collections():
+            made = self.build.artifact()
         others.join()  # so that no thread of ours runs when the process forks later
-        if key is not None and not made.calls:  # a call back is to a kernel of this process
+        if key is not None and None not in made.calls:  # else another process would not find it
             store.put(key, made.pack(), owner.name)
         return made
 
@@ -198,7 +204,17 @@ class _Native:
         from .build import Build
 
         owner = self._owner
-        return Build(owner.traced, self.asked, owner.host, owner.seconds, owner.optimization)
+        how = (owner.optimization, owner.tune)
+        return Build(owner.traced, self.asked, owner.host, owner.seconds, *how)
+
+    @cached_property
+    def _callees(self) -> list[Node]:
+        """The nodes that the code calls back for, by number."""
+        places = [k for k in self.artifact.calls if k is not None]
+        if len(places) < len(self.artifact.calls):
+            return [call.node for call in self.build.calls]
+        traced = nodes(self._owner.traced)
+        return [traced[k] for k in places]
 
     @property
     def plan(self) -> Plan:
@@ -243,20 +259,19 @@ class _Native:
 
     def _call(self, number: int, pointers: int) -> int:
         """The C callback: node `number` computed by its NumPy kernel."""
-        call = self.build.calls[number]
+        node = self._callees[number]
+        specs = [*(n.spec for n in node.inputs), node.spec]
         try:
             *inputs, out = (
-                _view(address, b.spec)
-                for address, b in zip(
-                    (ctypes.c_void_p * (len(call.inputs) + 1)).from_address(pointers),
-                    (*call.inputs, call.output),
-                    strict=True,
+                _view(address, spec)
+                for address, spec in zip(
+                    (ctypes.c_void_p * len(specs)).from_address(pointers), specs, strict=True
                 )
             )
-            running.site = call.node.site
+            running.site = node.site
             # an effect may run the user's own code, which keeps the user's settings
-            with nullcontext() if call.node.op.effect else np.errstate(all="ignore"):
-                out[...] = call.node.op.kernel(*inputs, **dict(call.node.attrs))
+            with nullcontext() if node.op.effect else np.errstate(all="ignore"):
+                out[...] = node.op.kernel(*inputs, **dict(node.attrs))
         except BaseException as error:
             self._errors.raised = error
             return 1
@@ -280,6 +295,7 @@ def compile(
     catalogue: Catalogue | None = None,
     report: Callable[[Executable], None] | None = None,
     optimization: int = 2,
+    tune: bool = False,
 ) -> Executable:
     """Compile `graph` for this machine, or for a CPU of which it has all features.
 
@@ -292,8 +308,23 @@ def compile(
         optimization: 2 for all of it; 1 without fusion: every operation but constants has its own
             kernel, and its result is stored; 0 also without passes and without storing values over
             others. The levels tell which part is at fault where results are wrong.
+        tune: measure how matrix products are best cut, or use what was measured before.
     """
-    return Executable(graph, name, host, catalogue, report, optimization)
+    return Executable(graph, name, host, catalogue, report, optimization, tune)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The garbage collector waits: a compilation makes many objects and little garbage, and to go
+    through all that a process holds takes as long as to lower a small graph."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @cache
@@ -320,5 +351,7 @@ def explain(executable: Executable, costs: bool = False) -> str:
     from .explain import explain
     from .machine import measure
 
+    native = executable.native()
     machine = measure(pool.num_threads()) if costs else None
-    return explain(executable.name, executable.graph, executable.native().plan, machine)
+    jobs = native.program.jobs if costs else ()
+    return explain(executable.name, executable.graph, native.plan, machine, jobs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .cost import CHUNK, PARALLEL, kernel_cost
 from .graph import COND, Graph
 from .loops import Control, HostCall, Kernel, Step
@@ -9,17 +11,26 @@ from .machine import Machine
 from .plan import Plan
 
 
-def explain(name: str, graph: Graph, plan: Plan, machine: Machine | None = None) -> str:
+def explain(
+    name: str,
+    graph: Graph,
+    plan: Plan,
+    machine: Machine | None = None,
+    jobs: Sequence[Sequence[int]] = (),
+) -> str:
     """The kernels of `plan`, what each fuses, and host callbacks.
 
     Args:
         machine: predict by it how long each kernel takes, and say what it moves and computes, and
             what it was not fused with.
+        jobs: steps that run together.
     """
     lines = [f"{name}: {len(graph.nodes())} nodes"]
     for k, step in enumerate(plan.steps):
         lines += _explain(step, f"  {k}: ", machine)
     lines.append(f"  arena: {plan.arena} bytes")
+    if jobs:
+        lines.append(f"  in one job each: {', '.join(f'{job[0]} to {job[-1]}' for job in jobs)}")
     if machine is not None:
         lines.append(
             f"  measured: {machine.additions / 1e9:.0f} Gflop/s in additions, "
@@ -34,11 +45,12 @@ def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
     kind = "contraction" if kernel.contraction else "loops"
     sizes = " x ".join(str(a.extent) for a in kernel.axes) or "scalar"
     lines = [f"{head}{kind} over {sizes}: {fused}"]
+    if kernel.contraction is not None and kernel.contraction.choice is not None:
+        lines.append(f"{' ' * len(head)}{kernel.contraction.choice}")
     if machine is None:
         return lines
     cost, indent = kernel_cost(kernel), " " * len(head)
-    chunks = max(1, int(cost.work // CHUNK)) if cost.work >= PARALLEL and kernel.axes else 1
-    seconds, bound = machine.seconds(cost, chunks)
+    seconds, bound = _seconds(kernel, machine)
     lines.append(
         f"{indent}reads {_amount(cost.read, 'B')}, writes {_amount(cost.written, 'B')}, "
         f"{_amount(cost.flops, 'flop')}: {_amount(seconds, 's')}, by {bound}"
@@ -46,6 +58,18 @@ def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
     if kernel.apart:
         lines.append(f"{indent}apart from {kernel.apart}")
     return lines
+
+
+def _seconds(kernel: Kernel, machine: Machine) -> tuple[float, str]:
+    """How long `kernel` should take, and what it is bound by."""
+    cost = kernel_cost(kernel)
+    chunks = max(1, int(cost.work // CHUNK)) if cost.work >= PARALLEL and kernel.axes else 1
+    return machine.seconds(cost, chunks)
+
+
+def predicted(step: Step, machine: Machine) -> float | None:
+    """Seconds that `step` should take; None where the cost model says nothing of it."""
+    return _seconds(step, machine)[0] if isinstance(step, Kernel) else None
 
 
 def _amount(x: float, unit: str) -> str:

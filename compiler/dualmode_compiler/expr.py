@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,17 +30,21 @@ FUNCTIONS: dict[str, str] = {
     **dict.fromkeys(["add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum"], "same"),
     **dict.fromkeys(["floordiv", "mod", "fmod", "pow"], "same"),
     **dict.fromkeys(["fma", "sqrt", "rint", "floor", "ceil", "trunc", "copysign"], "same"),
+    "flush": "same",  # zero for a number that is subnormal in the type in which it is computed
+    "narrow": "given",  # a float32 as a bfloat16: `cast(flush(x))`
+    "scale": "same",
     **dict.fromkeys(["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf"], "same"),
     **dict.fromkeys(["log2", "log10", "sinh", "cosh", "atan", "atan2"], "same"),
     **dict.fromkeys(["sigmoid", "softplus"], "same"),
     **dict.fromkeys(["and", "or", "xor", "not", "shl", "lshr", "ashr", "mulhi"], "same"),
     **dict.fromkeys(["eq", "ne", "lt", "le", "gt", "ge"], "bool"),
-    **dict.fromkeys(["select", "cast", "bitcast", "rarely"], "given"),
+    **dict.fromkeys(["select", "cast", "bitcast", "rarely", "lookup"], "given"),
 }
 REDUCTIONS = ("add", "mul", "maximum", "minimum", "and", "or", "argmax", "argmin")
 FOLDS = ("add", "mul", "maximum", "minimum", "last")  # "last": the newer value stays
+LOAD, REDUCE, FOLD = 1, 2, 4  # bits of `Expr.holds`
 
-_table: dict[tuple[Any, ...], Expr] = {}
+_table: dict[tuple[Any, ...], Any] = {}  # expressions by what they are made of
 _lock = threading.RLock()
 _serial = itertools.count()
 
@@ -79,14 +83,20 @@ class Expr:
         axes: the free axes, i.e. those not bound by a `Reduce` inside.
         uid: creation order; gives sums a deterministic order.
         span: the least and greatest value of an int64 expression, None if unknown.
+        operands: the expressions that it is made of.
+        holds: which of `LOAD`, `REDUCE` and `FOLD` there are in it, itself included.
+        parts: what `walk` gives for it, once that was asked.
     """
 
-    __slots__ = ("axes", "dtype", "span", "uid")
+    __slots__ = ("axes", "dtype", "holds", "operands", "parts", "span", "uid")
 
     dtype: DType
     axes: frozenset[Axis]
     uid: int
     span: tuple[int, int] | None
+    operands: tuple[Expr, ...]
+    holds: int
+    parts: tuple[Expr, ...] | None
 
     def __add__(self, other: Any) -> Expr:
         return add(self, _like(other, self))
@@ -138,6 +148,9 @@ class Axis(Expr):
         self.axes = frozenset((self,))
         self.span = 0, max(extent - 1, 0)
         self.uid = next(_serial)
+        self.operands = ()
+        self.holds = 0
+        self.parts = None
 
 
 class Const(Expr):
@@ -211,28 +224,29 @@ class Reader(Protocol):
 LowerRule = Callable[..., Expr | None]  # None declines: the kernel is called back
 
 
-def _intern(cls: type[Any], key: tuple[Any, ...], dtype: DType, axes: Any, **fields: Any) -> Any:
-    full = (cls, dtype, *key)
-    found = _table.get(full)
-    if found is None:
-        found = object.__new__(cls)
-        found.dtype, found.axes, found.uid = dtype, axes, next(_serial)
-        for k, v in fields.items():
-            setattr(found, k, v)
-        found.span = span(found) if dtype is int64 else None
-        _table[full] = found
-    return found
-
-
 _NONE: frozenset[Axis] = frozenset()
 
 
-def _free(args: Iterable[Expr]) -> frozenset[Axis]:
-    out = _NONE
-    for a in args:
-        if a.axes and not a.axes <= out:
-            out = out | a.axes if out else a.axes
-    return out
+def _new(
+    cls: type[Any],
+    key: tuple[Any, ...],
+    dtype: DType,
+    operands: tuple[Expr, ...],
+    bound: tuple[Axis, ...] = (),
+    bit: int = 0,
+) -> Any:
+    """A new expression, which the table holds by `key`; its own fields are still to be set."""
+    found = object.__new__(cls)
+    axes, holds = _NONE, bit
+    for x in operands:
+        holds |= x.holds
+        if x.axes and not x.axes <= axes:
+            axes = axes | x.axes if axes else x.axes
+    found.dtype, found.axes = dtype, axes.difference(bound) if bound else axes
+    found.uid, found.operands, found.holds = next(_serial), operands, holds
+    found.span = found.parts = None
+    _table[key] = found
+    return found
 
 
 # --- constructors -----------------------------------------------------------------------------
@@ -255,7 +269,13 @@ def const(value: Any, dtype: DType) -> Const:
         if dtype.kind == "i" and value >> (bits - 1):
             value -= 1 << bits
         key = (value,)
-    return _intern(Const, key, dtype, _NONE, value=value)
+    full = (Const, dtype, *key)
+    found = _table.get(full)
+    if found is None:
+        found = _new(Const, full, dtype, ())
+        found.value = value
+        found.span = span(found) if dtype is int64 else None
+    return found
 
 
 def _like(x: Any, other: Expr) -> Expr:
@@ -264,9 +284,12 @@ def _like(x: Any, other: Expr) -> Expr:
 
 def load(buffer: Buffer, index: Sequence[Expr]) -> Expr:
     index = tuple(index)
-    return _intern(
-        Load, (buffer, index), buffer.spec.dtype, _free(index), buffer=buffer, index=index
-    )
+    key = (Load, buffer, index)
+    found = _table.get(key)
+    if found is None:
+        found = _new(Load, key, buffer.spec.dtype, index, bit=LOAD)
+        found.buffer, found.index = buffer, index
+    return found
 
 
 def apply(fn: str, *args: Expr, dtype: DType | None = None) -> Expr:
@@ -276,7 +299,24 @@ def apply(fn: str, *args: Expr, dtype: DType | None = None) -> Expr:
         if rule == "given":
             raise TypeError(f"{fn} needs a dtype")
         dtype = bool_ if rule == "bool" else args[0].dtype
-    return _intern(Apply, (fn, args), dtype, _free(args), fn=fn, args=args)
+    key = (fn, dtype, args)
+    found = _table.get(key)
+    if found is None:
+        found = _new(Apply, key, dtype, args)
+        found.fn, found.args = fn, args
+        found.span = span(found) if dtype is int64 else None
+    return found
+
+
+def combination(terms: tuple[tuple[Expr, int], ...], constant: int) -> Affine:
+    """`constant + sum(coef * atom)`, which has to be in normal form: ask `affine`."""
+    key = (Affine, terms, constant)
+    found = _table.get(key)
+    if found is None:
+        found = _new(Affine, key, int64, tuple([a for a, _ in terms]))
+        found.terms, found.const = terms, constant
+        found.span = span(found)
+    return found
 
 
 def reduce(kind: str, bound: Sequence[Axis], body: Expr) -> Expr:
@@ -286,8 +326,12 @@ def reduce(kind: str, bound: Sequence[Axis], body: Expr) -> Expr:
     if not bound:
         return const(0, int64) if position else body
     dtype = int64 if position else body.dtype
-    axes = body.axes - frozenset(bound)
-    return _intern(Reduce, (kind, bound, body), dtype, axes, kind=kind, bound=bound, body=body)
+    key = (Reduce, dtype, kind, bound, body)
+    found = _table.get(key)
+    if found is None:
+        found = _new(Reduce, key, dtype, (body,), bound, REDUCE)
+        found.kind, found.bound, found.body = kind, bound, body
+    return found
 
 
 def fold(kind: str, bound: Sequence[Axis], start: Expr, when: Expr, body: Expr) -> Expr:
@@ -295,9 +339,13 @@ def fold(kind: str, bound: Sequence[Axis], start: Expr, when: Expr, body: Expr) 
     bound = tuple(bound)
     if not bound:
         return select(when, combine(kind, start, body), start)
-    axes = _free((start, when, body)) - frozenset(bound)
-    fields = {"kind": kind, "bound": bound, "start": start, "when": when, "body": body}
-    return _intern(Fold, (kind, bound, start, when, body), start.dtype, axes, **fields)
+    key = (Fold, kind, bound, start, when, body)
+    found = _table.get(key)
+    if found is None:
+        found = _new(Fold, key, start.dtype, (start, when, body), bound, FOLD)
+        found.kind, found.bound = kind, bound
+        found.start, found.when, found.body = start, when, body
+    return found
 
 
 def combine(kind: str, old: Expr, new: Expr) -> Expr:
@@ -331,154 +379,34 @@ def bitcast(x: Expr, dtype: DType) -> Expr:
     return apply("bitcast", x, dtype=dtype)
 
 
-# --- int64 index algebra ------------------------------------------------------------------------
-
-
-def linear_terms(x: Expr) -> tuple[tuple[tuple[Expr, int], ...], int]:
-    if isinstance(x, Const):
-        return (), x.value
-    if isinstance(x, Affine):
-        return x.terms, x.const
-    return ((x, 1),), 0
-
-
-def affine(terms: Iterable[tuple[Expr, int]], constant: int = 0) -> Expr:
-    """The int64 expression `constant + sum(coef * atom)`, in normal form."""
-    total: dict[Expr, int] = {}
-    for atom, coef in terms:
-        total[atom] = total.get(atom, 0) + coef
-    for remainder, c in total.items():
-        if c and isinstance(remainder, Apply) and remainder.fn == "mod":
-            x, d = remainder.args
-            step, quotient = d.value if isinstance(d, Const) else 0, floordiv(x, d)
-            if step > 0 and total.get(quotient) == c * step:  # d * (x // d) + x % d --> x
-                rest = [t for t in total.items() if t[0] is not remainder and t[0] is not quotient]
-                parts, k = linear_terms(x)
-                return affine([*rest, *((a, c * n) for a, n in parts)], constant + c * k)
-    kept = tuple(sorted(((a, c) for a, c in total.items() if c), key=lambda t: t[0].uid))
-    if not kept:
-        return const(constant, int64)
-    if constant == 0 and len(kept) == 1 and kept[0][1] == 1:
-        return kept[0][0]
-    return _intern(
-        Affine, (kept, constant), int64, _free(a for a, _ in kept), terms=kept, const=constant
-    )
-
-
-def add(a: Expr, b: Expr) -> Expr:
-    if a.dtype is not int64:
-        return apply("add", a, b)
-    (ta, ca), (tb, cb) = linear_terms(a), linear_terms(b)
-    return affine((*ta, *tb), ca + cb)
-
-
-def sub(a: Expr, b: Expr) -> Expr:
-    if a.dtype is not int64:
-        return apply("sub", a, b)
-    (ta, ca), (tb, cb) = linear_terms(a), linear_terms(b)
-    return affine((*ta, *((x, -c) for x, c in tb)), ca - cb)
-
-
-def mul(a: Expr, b: Expr) -> Expr:
-    if a.dtype is not int64:
-        return apply("mul", a, b)
-    if isinstance(a, Const):
-        a, b = b, a
-    if not isinstance(b, Const):
-        return apply("mul", a, b)
-    terms, c = linear_terms(a)
-    return affine(((x, k * b.value) for x, k in terms), c * b.value)
-
-
-def substitute(x: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
-    """`x` with the given subexpressions replaced; axes that a reduction binds are left alone."""
-    memo: dict[Expr, Expr] = dict(mapping)
-    moved = frozenset(a for a in mapping if isinstance(a, Axis))
-    whole = len(moved) == len(mapping)  # then parts without these axes stay as they are
-    stack = [x]
-    while stack:
-        e = stack[-1]
-        if e not in memo and whole and e.axes.isdisjoint(moved):
-            memo[e] = e
-        if e in memo:
-            stack.pop()
-            continue
-        children = operands(e)
-        missing = [c for c in children if c not in memo]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
-        memo[e] = rebuild(e, [memo[c] for c in children]) if children else e
-    return memo[x]
-
-
-def operands(x: Expr) -> tuple[Expr, ...]:
-    if isinstance(x, Apply):
-        return x.args
-    if isinstance(x, Affine):
-        return tuple(a for a, _ in x.terms)
-    if isinstance(x, Load):
-        return x.index
-    if isinstance(x, Reduce):
-        return (x.body,)
-    if isinstance(x, Fold):
-        return x.start, x.when, x.body
-    return ()
-
-
-def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """Every distinct subexpression of `roots`, operands first."""
-    seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(r, False) for r in roots]
-    while stack:
-        e, ready = stack.pop()
-        if ready:
-            yield e
-        elif e not in seen:
-            seen.add(e)
-            stack.append((e, True))
-            stack.extend((c, False) for c in operands(e) if c not in seen)
-
-
-def rebuild(x: Expr, args: Sequence[Expr]) -> Expr:
-    """`x` with other operands, in the order of `operands(x)`."""
-    if isinstance(x, Apply):
-        if x.fn in ("floordiv", "mod"):
-            return (floordiv if x.fn == "floordiv" else mod)(*args)
-        return apply(x.fn, *args, dtype=x.dtype)
-    if isinstance(x, Affine):
-        total: Expr = const(x.const, int64)
-        for a, (_, c) in zip(args, x.terms, strict=True):
-            total = total + a * c
-        return total
-    if isinstance(x, Load):
-        return load(x.buffer, args)
-    if isinstance(x, Fold):
-        return fold(x.kind, x.bound, *args)
-    assert isinstance(x, Reduce)
-    return reduce(x.kind, x.bound, args[0])
-
-
 def accumulator(dtype: DType) -> DType:
     """The type in which sums and products of `dtype` are formed: half types widen to float32."""
     return float32 if dtype.is_floating and dtype.itemsize == float16.itemsize else dtype
 
 
-# The index algebra is a file of its own that builds on this one, and the operators here use it.
+# What follows is built on the constructors above, and the operators of `Expr` use it.
 from .index import (  # noqa: E402
+    add,
+    affine,
     bounds,
     broadcast_index,
     floordiv,
+    linear_terms,
     mod,
+    mul,
     ravel,
     span,
+    sub,
     unravel,
 )
+from .walks import operands, rebuild, substitute, walk  # noqa: E402
 
 __all__ = [
+    "FOLD",
     "FOLDS",
     "FUNCTIONS",
+    "LOAD",
+    "REDUCE",
     "REDUCTIONS",
     "Affine",
     "Apply",
@@ -499,11 +427,13 @@ __all__ = [
     "bounds",
     "broadcast_index",
     "cast",
+    "combination",
     "combine",
     "const",
     "floordiv",
     "fold",
     "fresh",
+    "linear_terms",
     "load",
     "mod",
     "mul",
@@ -515,4 +445,5 @@ __all__ = [
     "sub",
     "substitute",
     "unravel",
+    "walk",
 ]

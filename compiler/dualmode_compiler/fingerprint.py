@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,40 @@ def fingerprint(graph: Graph, catalogue: Catalogue) -> str | None:
         return None
 
 
+def nodes(graph: Graph) -> list[Node]:
+    """All that a fingerprint is made of, in its order: also those of graphs that nodes own."""
+    return _found(graph)[1]
+
+
+def numbers(graph: Graph, calls: Iterable[Node]) -> list[int | None]:
+    """The places among `nodes(graph)` of those that compute what `calls` do, of operands of the
+    same specs, for the same line of the user's code; None where there is no such node."""
+
+    def key(n: Node) -> Hashable:
+        return n.op, n.attrs, n.spec, *(x.spec for x in n.inputs), n.site
+
+    wanted = list(calls)
+    places: dict[Hashable, int] = {}
+    for k, node in enumerate(nodes(graph) if wanted else ()):
+        places.setdefault(key(node), k)
+    return [places.get(key(n)) for n in wanted]
+
+
+def _found(graph: Graph) -> tuple[list[Graph], list[Node]]:
+    """`graph` and all that its nodes own, and all of their nodes in the order of their creation."""
+    graphs, found = [graph], set[Node]()
+    known = {id(graph)}
+    for g in graphs:  # grows meanwhile
+        new = [n for n in (*g.params, *topological([*g.roots(), *g.params])) if n not in found]
+        found.update(new)
+        owned = [inner for n in new for inner in n.graphs]
+        for inner in [*owned, *([] if g.base is None else [g.base])]:
+            if id(inner) not in known:
+                known.add(id(inner))
+                graphs.append(inner)
+    return graphs, sorted(found, key=lambda n: n.uid)
+
+
 class _Writer:
     def __init__(self, catalogue: Catalogue) -> None:
         self._ops = catalogue.ops
@@ -48,19 +82,10 @@ class _Writer:
         self._nodes: dict[Node, int] = {}
 
     def write(self, graph: Graph) -> str:
-        graphs, found = [graph], set[Node]()
-        self._graphs[id(graph)] = 0
-        for g in graphs:  # grows meanwhile
-            nodes = [*g.params, *topological([*g.roots(), *g.params])]
-            new = [n for n in nodes if n not in found]
-            found.update(new)
-            owned = [inner for n in new for inner in n.graphs]
-            for inner in [*owned, *([] if g.base is None else [g.base])]:
-                if id(inner) not in self._graphs:
-                    self._graphs[id(inner)] = len(graphs)
-                    graphs.append(inner)
+        graphs, found = _found(graph)
+        self._graphs = {id(g): k for k, g in enumerate(graphs)}
         lines: list[str] = []
-        for node in sorted(found, key=lambda n: n.uid):
+        for node in found:
             lines.append(self._node(node))
             self._nodes[node] = len(self._nodes)
         return "\n".join([*lines, *map(self._graph, graphs)])

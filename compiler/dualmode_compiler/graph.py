@@ -273,7 +273,7 @@ class Graph:
         self, op: OpDef, inputs: tuple[Node, ...], attrs: Attrs, spec: Spec, site: Site | None
     ) -> Node:
         key = (op, inputs, attrs, spec)
-        node = None if op.effect else self._interned.get(key)
+        node = self._interned.get(key)
         if node is not None:
             return node
         node = Node(op, inputs, attrs, spec, site)

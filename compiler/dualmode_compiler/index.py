@@ -1,4 +1,5 @@
-"""Division, remainder and ranges of index expressions: the part of `expr` that makes reshapes free.
+"""Index arithmetic: sums in normal form, and division, remainder and ranges, which make reshapes
+free.
 
 Import these names from `expr`.
 """
@@ -6,9 +7,9 @@ Import these names from `expr`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from .expr import Affine, Apply, Const, Expr, affine, apply, const, linear_terms
+from .expr import Affine, Apply, Const, Expr, apply, combination, const
 from .spec import int64
 
 LIMIT = 1 << 63  # int64 holds -LIMIT .. LIMIT - 1
@@ -47,6 +48,64 @@ def span(x: Expr) -> tuple[int, int] | None:
         pick = min if x.fn == "minimum" else max
         return pick(a, c), pick(b, d)
     return None
+
+
+def linear_terms(x: Expr) -> tuple[tuple[tuple[Expr, int], ...], int]:
+    if isinstance(x, Const):
+        return (), x.value
+    if isinstance(x, Affine):
+        return x.terms, x.const
+    return ((x, 1),), 0
+
+
+def affine(terms: Iterable[tuple[Expr, int]], constant: int = 0) -> Expr:
+    """The int64 expression `constant + sum(coef * atom)`, in normal form."""
+    total: dict[Expr, int] = {}
+    for atom, coef in terms:
+        total[atom] = total.get(atom, 0) + coef
+    for remainder, c in total.items():
+        if c and isinstance(remainder, Apply) and remainder.fn == "mod":
+            x, d = remainder.args
+            step, quotient = d.value if isinstance(d, Const) else 0, floordiv(x, d)
+            if step > 0 and total.get(quotient) == c * step:  # d * (x // d) + x % d --> x
+                rest = [t for t in total.items() if t[0] is not remainder and t[0] is not quotient]
+                parts, k = linear_terms(x)
+                return affine([*rest, *((a, c * n) for a, n in parts)], constant + c * k)
+    kept = tuple(sorted([(a, c) for a, c in total.items() if c], key=_creation))
+    if not kept:
+        return const(constant, int64)
+    if constant == 0 and len(kept) == 1 and kept[0][1] == 1:
+        return kept[0][0]
+    return combination(kept, constant)
+
+
+def _creation(term: tuple[Expr, int]) -> int:
+    return term[0].uid
+
+
+def add(a: Expr, b: Expr) -> Expr:
+    if a.dtype is not int64:
+        return apply("add", a, b)
+    (ta, ca), (tb, cb) = linear_terms(a), linear_terms(b)
+    return affine((*ta, *tb), ca + cb)
+
+
+def sub(a: Expr, b: Expr) -> Expr:
+    if a.dtype is not int64:
+        return apply("sub", a, b)
+    (ta, ca), (tb, cb) = linear_terms(a), linear_terms(b)
+    return affine((*ta, *((x, -c) for x, c in tb)), ca - cb)
+
+
+def mul(a: Expr, b: Expr) -> Expr:
+    if a.dtype is not int64:
+        return apply("mul", a, b)
+    if isinstance(a, Const):
+        a, b = b, a
+    if not isinstance(b, Const):
+        return apply("mul", a, b)
+    terms, c = linear_terms(a)
+    return affine(((x, k * b.value) for x, k in terms), c * b.value)
 
 
 def _split(x: Expr, divisor: int) -> tuple[Expr, Expr] | None:
@@ -120,10 +179,14 @@ def mod(a: Expr, b: Expr) -> Expr:
 
 def ravel(index: Sequence[Expr], shape: Sequence[int]) -> Expr:
     """The row-major position of `index` in an array of `shape`."""
-    flat: Expr = const(0, int64)
-    for i, n in zip(index, shape, strict=True):
-        flat = flat * n + i
-    return flat
+    terms: list[tuple[Expr, int]] = []
+    constant, step = 0, 1
+    for i, n in zip(reversed(index), reversed(shape), strict=True):
+        inner, k = linear_terms(i)
+        terms += [(atom, c * step) for atom, c in inner]
+        constant += k * step
+        step *= n
+    return affine(terms, constant)
 
 
 def unravel(flat: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:

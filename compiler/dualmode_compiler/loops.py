@@ -11,9 +11,10 @@ from .expr import Affine, Axis, Buffer, Expr, Load, Reduce, walk
 from .graph import LOOP, Graph, Node
 
 if TYPE_CHECKING:
-    from .contract import Gemm
+    from .contract import Gemm, Tiling
     from .folds import Scan, Scatter
     from .plan import Plan
+    from .tuner import Choice
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Contraction:
         gemm: sizes and strides.
         a, b: operands, and their constant element offsets.
         batch, m, n: the kernel axes that the template's indices stand for (None: size 1).
+        choice: how it is cut, where that was measured; else by the model.
     """
 
     reduce: Reduce
@@ -44,6 +46,11 @@ class Contraction:
     batch: tuple[Axis, ...]
     m: Axis | None
     n: Axis | None
+    choice: Choice | None = None
+
+    @property
+    def cut(self) -> Tiling | None:
+        return None if self.choice is None else self.choice.tiling
 
 
 @dataclass(slots=True)

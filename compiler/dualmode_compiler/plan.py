@@ -244,9 +244,6 @@ def in_place(step: Step, source: Buffer, target: Buffer) -> bool:
 
 def same_element(kernel: Kernel, source: Buffer, target: Buffer) -> bool:
     """True if `kernel` reads `source` only at the element of `target` that it is about to store."""
-    c = kernel.contraction
-    if c is not None and source in (c.a[0], c.b[0]):
-        return False
     (offset,) = {s.offset for s in kernel.stores if s.buffer is target}
     return all(
         e.index[0] is offset

@@ -39,6 +39,11 @@ class Slots:
         after = arena + 1 + count - len(first)
         return cls(params, list(range(len(first), arena)), arena, [], after)
 
+    @property
+    def clock(self) -> int:
+        """Where a timed program finds room for the times of its steps: after all else."""
+        return self.callback + 1 + len(self.constants)
+
     def with_constants(self, count: int) -> Slots:
         """The same, with `count` constants at the end."""
         first = self.callback + 1

@@ -25,6 +25,7 @@ from .cost import CHUNK, PARALLEL, operations
 from .expr import Axis, Buffer, Expr, Reduce, int64, walk
 from .loops import Kernel, Store, collapse, collapse_reduce, loads
 from .spec import DType, Spec
+from .splitk import in_parts
 
 PARTS = 32  # into which a reduction is cut at the most
 FEW = 8  # results of one kernel below which each is computed in parts
@@ -78,7 +79,8 @@ def _share(kernel: Kernel) -> None:
 def stage(kernel: Kernel) -> list[Kernel]:
     """The kernels that compute `kernel`, itself the last."""
     if kernel.contraction is not None:
-        return [kernel]
+        pair = in_parts(kernel, kernel.contraction)
+        return [kernel] if pair is None else [pair[0], *stage(pair[1])]
     reductions = [e for e in walk([s.value for s in kernel.stores]) if isinstance(e, Reduce)]
     if not reductions:
         return [kernel]

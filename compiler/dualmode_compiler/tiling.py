@@ -1,17 +1,7 @@
 """How a matrix product is cut: into blocks for caches and threads, and tiles for registers.
 
-A small cost model chooses. It counts cycles of one core for one step of K in a block of m x n:
-
-    m n / (vectors a cycle)       multiply-adds
-    + m MOVE                      elements of A are brought in,
-      or START a strip            or packed: each strip of a column is on a page of its own
-    + n (MOVE, COPY or PACK)      elements of B: brought in, copied row by row, or packed
-    + START                       a row of B begins: on another page, ahead of no prefetcher
-
-besides START for each row of each array of C's size that a block writes or its epilogue reads, and
-HAND_OUT for every block. So wide blocks make better use of packed operands and of rows of B,
-many blocks keep more threads busy, and the caches say how large a block may be. The model's figures
-are rounded measurements; only their ratios matter.
+What the registers hold decides the tiles, strides and caches what is packed and how long a stretch
+of K is, and a cost model (`blocks`) the blocks.
 """
 
 from __future__ import annotations
@@ -19,9 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .blocks import ROW_BYTES, SHARED, STREAMS, Blocks
 from .emit.dot import COLUMNS as DOT_COLUMNS
 from .emit.dot import dot_rows
-from .emit.gemm import Element, element
+from .emit.pack import group
+from .emit.simd import Element
+from .halves import Half, element_of, in_steps, pack_modes
 from .runtime.caches import Caches
 from .runtime.jit import Host
 from .spec import DType
@@ -38,6 +31,8 @@ class Gemm:
         b: element strides of B along (k, n).
         c: element row stride of C, which is row-major; unused where an epilogue takes the result.
         batch: (extent, A stride, B stride, C stride) of each batch axis, outermost first.
+        half: how the operands are read if they are of a half type, in whose elements their strides
+            count; `dtype` is that of the sums.
     """
 
     m: int
@@ -48,6 +43,7 @@ class Gemm:
     b: tuple[int, int]
     c: int
     batch: tuple[tuple[int, int, int, int], ...] = ()
+    half: Half | None = None
 
     @property
     def count(self) -> int:
@@ -58,7 +54,8 @@ class Gemm:
         """The product that gives C transposed: B transposed times A transposed."""
         batch = tuple((extent, b, a, c) for extent, a, b, c in self.batch)
         (am, ak), (bk, bn) = self.a, self.b
-        return Gemm(self.n, self.m, self.k, self.dtype, (bn, bk), (ak, am), self.c, batch)
+        b, a = (bn, bk), (ak, am)
+        return Gemm(self.n, self.m, self.k, self.dtype, b, a, self.c, batch, self.half)
 
     @property
     def macs(self) -> int:
@@ -81,7 +78,11 @@ class Tiling:
         dots: a few rows times a B that runs along K: inner products instead of micro-tiles.
         blocks_per_chunk: consecutive blocks that make a chunk.
         abreast: panels that are packed side by side, as they share the cache lines of A.
+        panels_packed: panels of A that are packed before they are computed.
         fetch: while a stretch of K is computed, the next one's part of B is brought in.
+        packs_first: the first panel of a block packs B while it is computed.
+        ahead: how many lines before it is packed a line of B is asked for, where the first panel
+            packs it by rows; else 0.
     """
 
     rows: int
@@ -97,38 +98,75 @@ class Tiling:
     dots: bool
     blocks_per_chunk: int
     abreast: int = 1
+    panels_packed: int = 1
     fetch: bool = False
+    packs_first: bool = False
+    ahead: int = 0
 
     @property
     def tallest(self) -> int:
         return self.rows + (self.taller > 0)
 
 
-# Multiply-adds from which a product is worth a second thread, and those worth a chunk.
-SHARED, CHUNK = 1 << 18, 1 << 17
-# Numbers of threads for which the cut is weighed.
-THREADS = (1, 1, 2, 2, 4)
-# Cycles to hand out a block, to begin a row of B; for an element of an operand: to bring it in from
-# a far cache, to copy it to a packed row, to pack it in another order.
-HAND_OUT, START, MOVE, COPY, PACK = 1500, 24, 0.15, 0.6, 1.2
-# Starts of rows for each row of a block that an epilogue costs, with the arrays that it walks.
-STREAMS = 8
-# From here on a wider micro-tile repays the time to compile one more kernel for its tail.
+@dataclass(frozen=True)
+class Wish:
+    """What a cut is to be like, as far as that suits the product; None leaves it to the model.
+
+    Attributes:
+        rows: most rows of a panel.
+        vectors: most vectors across a micro-tile.
+        depth: most steps of K in a stretch.
+        packed: whether to pack a B that could be read in place.
+    """
+
+    rows: int | None = None
+    vectors: int | None = None
+    depth: int | None = None
+    packed: bool | None = None
+
+
+# Cuts that are worth measuring (`tuner`), the model's first.
+WISHES = (
+    Wish(),
+    Wish(packed=True),
+    Wish(packed=False),
+    Wish(rows=12),
+    Wish(rows=14),
+    Wish(rows=6, vectors=4),
+    Wish(depth=128),
+    Wish(depth=256),
+    Wish(depth=512),
+    Wish(rows=12, packed=True),
+    Wish(depth=64, packed=False),
+    Wish(rows=4, vectors=6),
+)
+
+
+# Multiply-adds that are worth a chunk.
+CHUNK = 1 << 17
+# From here on a kernel without masks repays the time to compile it, besides that of the tail.
 LARGE = 1 << 20
-# Bytes of a row of a block, and of the scratch block of C (on the stack).
-ROW_BYTES, TILE_BYTES = 8192, 1 << 18
+# Bytes of a row of a block where B is read once: a few long streams, which prefetchers follow.
+SWEEP_BYTES = 1 << 14
 # Most steps of K in a stretch, in general and in a sweep over B; most rows for inner
 # products, or panels of rows where their sums are of LONG_DOT terms or more.
-DEPTH, SWEEP, DOT_ROWS, LONG_DOT = 512, 32, 4, 512
+DEPTH, SWEEP, DOT_ROWS, LONG_DOT = 512, 8, 4, 512
 # The same where parts of B are brought in ahead: all but the first one.
 FETCHED = 256
+# The part of the second-level cache for packed panels of A.
+PACKED = 4
+# Lines of B by which a panel that copies them is ahead of itself with asking for them.
+AHEAD = 16
 # Bytes of a line of a cache, and lines that share a set.
 LINE, WAYS = 64, 8
 
 
-def _panel_rows(m: int, host: Host) -> tuple[int, int, int]:
+def _panel_rows(m: int, host: Host, wish: Wish) -> tuple[int, int, int]:
     """(rows, taller, panels): rows shared evenly between panels that fit the registers."""
     most, usual = (14, 8) if host.registers >= 32 else (6, 6)
+    if wish.rows:
+        panels = -(-m // min(wish.rows, most))
+        return m // panels, m % panels, panels
     if m <= most:
         return m, 0, 1
     for rows in (usual, *range(most, usual, -1)):
@@ -138,10 +176,11 @@ def _panel_rows(m: int, host: Host) -> tuple[int, int, int]:
     return m // panels, m % panels, panels
 
 
-def _vectors(g: Gemm, rows: int, e: Element, host: Host) -> int:
-    """Vectors across a micro-tile: tile, a line of B and an element of A fit the registers."""
-    most = min(8, (host.registers - 1) // (rows + 1))
-    if g.macs < LARGE and rows >= 6:
+def _vectors(g: Gemm, rows: int, e: Element, host: Host, wish: Wish) -> int:
+    """Vectors across a micro-tile: tile, a line of B and an element of A fit the registers. About a
+    dozen sums keep the multiply-adds busy; more take longer to store, and divide N less evenly."""
+    most = min(wish.vectors or 8, (host.registers - 1) // (rows + 1))
+    if rows >= 6 and not wish.vectors:
         most = min(most, 2)
     across = -(-g.n // e.lanes)
     return -(-across // -(-across // most))
@@ -152,6 +191,8 @@ def _pack_modes(g: Gemm, e: Element, host: Host) -> tuple[str | None, str | None
 
     Rows that are a large power of two apart fall into few sets of a cache.
     """
+    if g.half is not None:
+        return pack_modes(g, g.half)
     (am, ak), (bk, bn) = g.a, g.b
     by_rows = ak == 1 or g.k == 1
     pack_a = None if by_rows or am == 1 or g.m == 1 else "strided"
@@ -182,9 +223,30 @@ def _pack_modes(g: Gemm, e: Element, host: Host) -> tuple[str | None, str | None
 def _conflict(lines: int, apart: int, caches: Caches) -> bool:
     """True if so many lines, `apart` bytes from one another, fall into so few sets of the
     second-level cache that they are a burden to it."""
-    way = caches.second // WAYS
+    return 2 * lines > _room(apart, caches.second)
+
+
+def _room(apart: int, size: int) -> int:
+    """How many lines, `apart` bytes from one another, a cache of `size` bytes holds."""
+    way = size // WAYS
     sets = way // math.gcd(apart, way) if apart >= LINE else way // LINE
-    return 2 * lines > sets * WAYS
+    return sets * WAYS
+
+
+def _packs_first(g: Gemm, e: Element, rows: int, pack_b: str | None, host: Host) -> bool:
+    """True if the first panel packs B while it is computed. Where B runs along K, its columns and
+    the panel's rows are read side by side."""
+    if host.vector_bytes < 32 or (g.half is not None and g.half.loose[1]):
+        return False
+    if pack_b == "columns":
+        apart = max(g.b[1], g.a[0]) * e.size
+        return e.lanes + rows <= _room(apart, host.caches.first) and g.k % group(e) == 0
+    return pack_b == "rows"
+
+
+def _is_free(g: Gemm, host: Host) -> bool:
+    """True if B may be packed or read in place."""
+    return g.half is None and g.b[1] == 1 and g.n > 1 and host.vector_bytes >= 32
 
 
 def _is_far(g: Gemm, e: Element, caches: Caches) -> bool:
@@ -197,26 +259,39 @@ def _line_depth(caches: Caches) -> int:
     return caches.first // (2 * LINE)
 
 
-def tiling(g: Gemm, host: Host, epilogue: bool = False) -> Tiling:
+def tiling(g: Gemm, host: Host, epilogue: bool = False, wish: Wish = WISHES[0]) -> Tiling:
     """The cut of `g`, by its sizes and strides and the host's registers and caches.
 
-    `epilogue`: what is done with C reads and writes other arrays of its size.
+    Args:
+        epilogue: what is done with C reads and writes other arrays of its size.
+        wish: a cut of this kind. The bits of C are the same for any.
     """
-    e = element(g.dtype, host)
+    g = in_steps(g, host)
+    e = element_of(g, host)
     if _is_dots(g, host):
         return _dots(g, e, host)
-    rows, taller, panels = _panel_rows(g.m, host)
-    vectors = _vectors(g, rows + (taller > 0), e, host)
+    rows, taller, panels = _panel_rows(g.m, host, wish)
+    vectors = _vectors(g, rows + (taller > 0), e, host, wish)
     width = vectors * e.lanes
     pack_a, pack_b, by_rows = _pack_modes(g, e, host)
+    if wish.packed is not None and _is_free(g, host):
+        pack_b = "rows" if wish.packed else None
     # With one or two rows B is read once: a few rows of it at a time, each as one long stream.
-    fetch = pack_b == "rows" and _is_far(g, e, host.caches)
-    most = SWEEP if g.m <= 2 and pack_b is None else FETCHED if fetch else DEPTH
-    most = most if by_rows else min(most, _line_depth(host.caches))
-    depth = -(-g.k // -(-g.k // most))
+    sweeps = g.m <= 2 and pack_b is None
+    fetch = pack_b == "rows" and g.half is None and _is_far(g, e, host.caches)
+    most = SWEEP if sweeps else FETCHED if fetch else DEPTH
+    in_place = not by_rows and g.half is None
+    most = wish.depth or (min(most, _line_depth(host.caches)) if in_place else most)
+    packs_first = not pack_a and _packs_first(g, e, rows, pack_b, host)
+    unit = group(e) if packs_first and pack_b == "columns" else 1
+    depth = -(-g.k // -(-g.k // most) // unit) * unit
     abreast = e.lanes // rows if pack_a and not taller and e.lanes % rows == 0 else 1
     tallest, streams = rows + (taller > 0), STREAMS if epilogue else 1
-    cut = _Cut(g, host, e, tallest, panels, width, depth, pack_a, pack_b, abreast, streams)
+    scratch = epilogue or host.vector_bytes < 32
+    least = min(SWEEP_BYTES // e.size, -(-g.n // 2)) if sweeps else 0
+    cut = Blocks(
+        g, host, e, tallest, panels, width, depth, pack_a, pack_b, abreast, streams, scratch, least
+    )
     block, columns = cut.best()
     blocks = g.count * -(-panels // block) * -(-g.n // columns)
     return Tiling(
@@ -233,8 +308,17 @@ def tiling(g: Gemm, host: Host, epilogue: bool = False) -> Tiling:
         dots=False,
         blocks_per_chunk=_per_chunk(g, blocks),
         abreast=abreast,
+        panels_packed=min(_panels_packed(tallest, depth, e, host) * abreast, block),
         fetch=fetch,
+        packs_first=packs_first,
+        ahead=AHEAD if packs_first and pack_b == "rows" else 0,
     )
+
+
+def _panels_packed(rows: int, depth: int, e: Element, host: Host) -> int:
+    """Strips of A that take a part of the second-level cache."""
+    strip = -(-rows // e.lanes) * e.lanes * depth * e.size
+    return max(1, host.caches.second // PACKED // strip)
 
 
 def _per_chunk(g: Gemm, blocks: int) -> int:
@@ -250,6 +334,9 @@ def is_flipped(g: Gemm, host: Host) -> bool:
 
 def _is_dots(g: Gemm, host: Host) -> bool:
     """True if inner products are quicker than to pack a B that runs along K for a few rows."""
+    g = in_steps(g, host)
+    if g.half is not None and any(g.half.loose):
+        return False
     along = g.a[1] == 1 and g.b[0] == 1 and (g.b[1] != 1 or g.n == 1)
     return along and g.m <= DOT_ROWS * (dot_rows(host) if g.k >= LONG_DOT else 1)
 
@@ -273,62 +360,3 @@ def _dots(g: Gemm, e: Element, host: Host) -> Tiling:
         dots=True,
         blocks_per_chunk=_per_chunk(g, g.count * -(-g.n // columns)),
     )
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Weighs ways to cut C into blocks."""
-
-    g: Gemm
-    host: Host
-    e: Element
-    rows: int
-    panels: int
-    width: int
-    depth: int
-    pack_a: str | None
-    pack_b: str | None
-    abreast: int
-    streams: int
-
-    def best(self) -> tuple[int, int]:
-        """(panels, columns) of a block of the cut that is fastest by estimate."""
-        size = self.e.size
-        tiles = -(-self.g.n // self.width)
-        most = ROW_BYTES // size
-        if self.pack_b:
-            most = min(most, self.host.caches.second // 2 // (self.depth * size))
-        across = {min(-(-tiles // i), max(1, most // self.width)) for i in range(1, tiles + 1)}
-        choices: list[tuple[float, int, int]] = []
-        for columns in sorted((x * self.width for x in across), reverse=True):
-            scratch = self.rows * columns * size  # of one panel; of all where K is cut
-            high = self.panels if self.depth == self.g.k else max(1, TILE_BYTES // scratch)
-            down = {min(-(-self.panels // i), high) for i in range(1, min(self.panels, 64) + 1)}
-            choices += [(self.cost(block, columns), block, columns) for block in self._whole(down)]
-        _, block, columns = min(choices)
-        return block, columns
-
-    def _whole(self, down: set[int]) -> set[int]:
-        """Numbers of panels, so that those which are packed together stay together."""
-        step = self.abreast
-        return {min(-(-block // step) * step, self.panels) for block in down}
-
-    def cost(self, block: int, columns: int) -> float:
-        """Cycles that the cores are held, summed over the numbers of threads. Those that
-        find no block left wait for the others."""
-        g = self.g
-        down, across = -(-self.panels // block), -(-g.n // columns)
-        a = START / (self.rows * self.abreast) if self.pack_a else MOVE
-        b = {None: MOVE, "rows": COPY}.get(self.pack_b, PACK)
-        speed = self.e.lanes * _per_cycle(self.host)
-        step = g.m * g.n / speed + a * g.m * across + b * g.n * down + START * down * across
-        blocks = g.count * down * across
-        edges = self.streams * START * g.m * across
-        whole = g.count * (g.k * step + edges) + HAND_OUT * blocks
-        threads = THREADS if g.macs >= SHARED else (1,)
-        return sum(p * -(-blocks // p) for p in threads) * whole / blocks
-
-
-def _per_cycle(host: Host) -> int:
-    """Vector multiply-adds that a core starts in a cycle: many do one of 64 bytes, two of less."""
-    return 1 if host.vector_bytes == 64 else 2

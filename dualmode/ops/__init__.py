@@ -13,6 +13,7 @@ from . import (
     linalg,
     logic,
     math,
+    normalization,
     parts,
     random,
     reduction,
@@ -22,6 +23,7 @@ from . import (
 
 _MODULES = (
     *(elementwise, logic, math, parts, reduction, softmax, crossentropy),
+    normalization,
     *(shape, joining, gather, creation, linalg, random, effects),
 )
 

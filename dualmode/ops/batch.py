@@ -78,6 +78,20 @@ def leading(op: Op, size: int, args: Args, mapped: Mapped, attrs: Attrs) -> Tens
     return op(*_all_mapped(size, args, mapped), **attrs)
 
 
+def normalized(op: Op, size: int, args: Args, mapped: Mapped, attrs: Attrs) -> Tensor:
+    """The op over the last axis whose result is scaled and shifted by vectors; examples may have
+    vectors of their own."""
+    from . import creation
+
+    x, *vectors = args
+    if not any(mapped[1:]):
+        return op(*args, **attrs)
+    n, dtype = x.shape[-1:], x.dtype
+    y = op(x, creation.ones(n, dtype), creation.zeros(n, dtype), **attrs)
+    y, scale, offset = _aligned((y, *vectors), mapped)
+    return y * scale + offset
+
+
 def along_axes(op: Op, size: int, args: Args, mapped: Mapped, attrs: Attrs) -> Tensor:
     """Ops with the attribute `axis`: one axis, or several."""
     axis = attrs["axis"]

@@ -16,11 +16,12 @@ from dualmode_compiler import expr
 from dualmode_compiler.expr import Axis, Expr, Reader, int64
 from dualmode_compiler.spec import Spec
 
+from ..dispatch import rows
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert
 from . import batch, rules
 from .reduction import SUM
-from .shape import clamp, expand_dims
+from .shape import RESHAPE, clamp
 from .softmax import TOLERANCE, row_of, softmax
 
 if TYPE_CHECKING:
@@ -98,15 +99,17 @@ SPARSE_SOFTMAX_CROSS_ENTROPY = Op(
     infer=_loss_infer,
     kernel=_loss_kernel,
     vjp=lambda g, y, logits, labels: (
-        expand_dims(g, -1) * SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE(logits, labels),
+        RESHAPE(g, shape=(*g.shape, 1)) * SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE(logits, labels),
         None,
     ),
     lower=_loss_lower,
     tolerance=TOLERANCE,
     batch=batch.leading,
+    rows=("row", "one", "one"),
 )
 
 
+@rows(SPARSE_SOFTMAX_CROSS_ENTROPY)
 def sparse_softmax_cross_entropy(logits: Any, labels: Any) -> Tensor:
     """-log of the softmax of `logits` at `labels`: floating [..., classes], integer [...] to [...].
 
@@ -163,4 +166,5 @@ SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE = Op(
     lower=_slope_lower,
     tolerance=TOLERANCE,
     batch=batch.leading,
+    rows=("row", "one", "row"),
 )

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler import expr
-from dualmode_compiler.spec import Spec, int64, uint8, uint64
+from dualmode_compiler.spec import Spec, uint8
 
 from ..errors import AssertionFailed, OutOfRangeError, locate
 from ..op import Op, convert
-from . import batch
+from . import batch, rules
 
 _TOKEN = Spec((0,), uint8)
 
@@ -291,11 +291,12 @@ def _check_indices_kernel(
 
 def _out_of_range(i: Any, out: Spec, indices: expr.Reader, *, size: int, name: str) -> expr.Expr:
     bound = [expr.Axis(n) for n in indices.spec.shape]
-    unsigned = indices.spec.dtype.kind == "u"
-    x = expr.cast(indices(bound), uint64 if unsigned else int64)
-    bad = expr.apply("ge", x, expr.const(size, x.dtype))
-    if not unsigned:
-        bad = expr.apply("or", bad, expr.apply("lt", x, expr.const(-size, int64)))
+    x = indices(bound)
+    signed, unsigned = rules.index_types(x.dtype, size)
+    if x.dtype.kind == "i":  # -size .. size - 1 becomes 0 .. 2 * size - 1, and all else is beyond
+        x = expr.apply("add", expr.cast(x, signed), expr.const(size, signed))
+        size *= 2
+    bad = expr.apply("ge", expr.cast(x, unsigned), expr.const(size, unsigned))
     return expr.reduce("or", bound, bad)
 
 

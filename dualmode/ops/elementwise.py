@@ -19,8 +19,9 @@ from dualmode_compiler.expr import Expr
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import Spec
 
+from ..dispatch import binary, unary
 from ..errors import locate
-from ..op import Agreement, Op, binary, convert, promote, unary
+from ..op import Agreement, Op, convert, promote
 from . import batch
 from .logic import (
     EQUAL,
@@ -66,7 +67,10 @@ ADD = Op(
     "add",
     infer=broadcasting("add"),
     kernel=np.add,
-    vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), unbroadcast(g, y.shape)),
+    vjp=lambda g, z, x, y: (
+        lambda: unbroadcast(g, x.shape),
+        lambda: unbroadcast(g, y.shape),
+    ),
     lower=_either(expr.add, for_bool="or"),
     simplify=(neutral(-0.0, commutes=True),),  # -0.0 + 0.0 is 0.0
     batch=batch.elementwise,
@@ -83,7 +87,10 @@ SUBTRACT = Op(
     "subtract",
     infer=broadcasting("subtract", NUMERIC),
     kernel=np.subtract,
-    vjp=lambda g, z, x, y: (unbroadcast(g, x.shape), lambda: unbroadcast(-g, y.shape)),
+    vjp=lambda g, z, x, y: (
+        lambda: unbroadcast(g, x.shape),
+        lambda: unbroadcast(-g, y.shape),
+    ),
     lower=pointwise(lambda a, b: a - b),
     simplify=(neutral(0.0, commutes=False),),
     batch=batch.elementwise,

@@ -34,8 +34,7 @@ def _take_lower(i: Sequence[Expr], out: Spec, x: Reader, indices: Reader, *, axi
     n, rank = x.spec.shape[axis], indices.spec.ndim
     if n == 0:
         return expr.const(0, out.dtype)
-    # indices in range are a promise of CHECK_INDICES; clamping keeps a load safe until it has run
-    at = shape.clamp(_position_of(indices(i[axis : axis + rank]), n), n)
+    at = _safe_position_of(indices(i[axis : axis + rank]), n)
     return x([*i[:axis], at, *i[axis + rank :]])
 
 
@@ -43,6 +42,24 @@ def _position_of(index: Expr, n: int) -> Expr:
     """An element of `indices`, counted from the start of an axis of size `n`."""
     at = expr.cast(index, int64)
     return expr.select(shape.less(at, 0), at + n, at)
+
+
+def _safe_position_of(index: Expr, n: int) -> Expr:
+    """The same, and somewhere in the axis for an index out of range: loads and stores are safe
+    until CHECK_INDICES has run, which promises that there is none."""
+    at = expr.cast(index, int64)
+    if expr.bounds(at) is not None:  # index arithmetic that is understood stays so
+        return shape.clamp(_position_of(index, n), n)
+    signed, unsigned = rules.index_types(index.dtype, n)
+    if index.dtype.kind == "i":
+        at = expr.cast(index, signed)
+        below = expr.apply("lt", at, expr.const(0, signed))
+        at = expr.select(below, expr.apply("add", at, expr.const(n, signed)), at)
+    else:
+        at = index
+    # as an unsigned number, what is below 0 is beyond the last place
+    last = expr.const(max(n - 1, 0), unsigned)
+    return expr.cast(expr.apply("minimum", expr.cast(at, unsigned), last), int64)
 
 
 def _take_vjp(
@@ -88,9 +105,7 @@ def _scattered(kind: str) -> Any:
         n, value = out.shape[axis], x(i)
         if indices.spec.size > _FEW:
             bound = [expr.Axis(size) for size in indices.spec.shape]
-            # indices in range are a promise of CHECK_INDICES; until it has run, stores are clamped
-            at = shape.clamp(_position_of(indices(bound), n), n)
-            here = expr.apply("eq", i[axis], at)
+            here = expr.apply("eq", i[axis], _safe_position_of(indices(bound), n))
             return expr.fold(kind, bound, value, here, updates([*i[:axis], *bound, *i[axis + 1 :]]))
         for k in np.ndindex(*indices.spec.shape):
             at = tuple([expr.const(n, int64) for n in k])

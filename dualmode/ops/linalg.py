@@ -11,8 +11,9 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Axis, Expr, Reader
 from dualmode_compiler.graph import Graph, Node
-from dualmode_compiler.spec import Spec
+from dualmode_compiler.spec import Spec, bfloat16
 
+from ..dispatch import product
 from ..errors import ShapeError
 from ..op import Agreement, Op
 from . import batch, reduction, rules, shape
@@ -46,8 +47,22 @@ def _matmul_infer(a: Spec, b: Spec, *, transpose_a: bool, transpose_b: bool) -> 
     return a.with_shape((*batch, m, n))
 
 
-@rules.in_float32
 def _matmul_kernel(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    dtype = a.dtype
+    if dtype.itemsize == 2 and dtype.kind not in "iu":
+        a, b = a.astype(np.float32), b.astype(np.float32)
+    if dtype.name == "bfloat16":
+        # to CPUs that multiply bfloat16, subnormal numbers are zeros
+        y = _product(_flushed(a), _flushed(b), transpose_a, transpose_b)
+        return _flushed(y).astype(dtype)
+    return _product(a, b, transpose_a, transpose_b).astype(dtype, copy=False)
+
+
+def _flushed(x: Any) -> Any:
+    return np.where(np.abs(x) < np.finfo(np.float32).smallest_normal, np.float32(0), x)
+
+
+def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
     if transpose_a:
         a = a.swapaxes(-1, -2)
     if transpose_b:
@@ -87,7 +102,11 @@ def _matmul_lower(
     right = (column, k) if transpose_b else (k, column)
     x = a([*expr.broadcast_index(batch, a.spec.shape[:-2]), *left])
     y = b([*expr.broadcast_index(batch, b.spec.shape[:-2]), *right])
-    return expr.cast(expr.reduce("add", [k], rules.widen(x) * rules.widen(y)), out.dtype)
+    x, y = rules.widen(x), rules.widen(y)
+    if out.dtype is bfloat16:
+        total = expr.reduce("add", [k], expr.apply("flush", x) * expr.apply("flush", y))
+        return expr.apply("narrow", total, dtype=bfloat16)
+    return expr.cast(expr.reduce("add", [k], x * y), out.dtype)
 
 
 def _fold_transpose(node: Node, graph: Graph) -> Node | None:
@@ -108,11 +127,13 @@ MATMUL = Op(
     vjp=_matmul_vjp,
     lower=_matmul_lower,
     simplify=(_fold_transpose,),
-    tolerance=Agreement(ulp=1, per_term=1),
+    tolerance=Agreement(ulp=1, per_term=1, underflow=2.0**-126),
     batch=batch.matmul,
+    arguments=("transpose_a", "transpose_b"),
 )
 
 
+@product(MATMUL)
 def matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
     """The matrix product over the last axis of `a` and the last but one of `b`.
 

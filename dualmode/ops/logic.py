@@ -17,8 +17,9 @@ from dualmode_compiler.expr import Expr
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.spec import DType, Spec
 
+from ..dispatch import binary, unary
 from ..errors import DTypeError
-from ..op import Op, binary, convert, promote, unary
+from ..op import Op, convert, promote
 from . import batch
 from .parts import real
 from .rules import (

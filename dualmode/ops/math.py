@@ -16,7 +16,8 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr
 
-from ..op import Agreement, Op, convert, unary
+from ..dispatch import unary
+from ..op import Agreement, Op, convert
 from . import batch
 from .elementwise import multiply, square
 from .errorfunction import erf_kernel

@@ -8,7 +8,7 @@ the first counter, so that every element is a function of its own position.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _CHUNK = 8192  # blocks that the NumPy kernel computes at a time, so that they stay in the cache
+_PIECES = (64, 4096)  # blocks that native code draws at once
 
 
 def philox(
@@ -93,6 +94,21 @@ def _bits_kernel(
     return out.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
+def _bits_in_pieces(
+    compute: Callable[..., Any], state: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: DType
+) -> np.ndarray[Any, Any]:
+    """The same from draws of one size, of as many blocks as fill a small or a large piece."""
+    words, size = 16 // dtype.itemsize, math.prod(shape)
+    n = blocks(size, dtype)
+    piece = _PIECES[n > _PIECES[0]]
+    out = np.empty((words, n), dtype.numpy)
+    for at in range(0, n, piece):
+        here = state + np.array([0, at], np.uint64)
+        drawn = compute(here, shape=(words * piece,), dtype=dtype).reshape(words, piece)
+        out[:, at : at + piece] = drawn[:, : n - at]
+    return out.reshape(-1)[:size].reshape(shape)
+
+
 def _philox_expr(counter: Sequence[Expr], key: Sequence[Expr]) -> tuple[Expr, Expr, Expr, Expr]:
     """`philox` of one counter, on uint32 expressions."""
     a, b, c, d = counter
@@ -149,6 +165,7 @@ RANDOM_BITS = Op(
     kernel=_bits_kernel,
     vjp=no_gradient,
     lower=_bits_lower,
+    pieces=_bits_in_pieces,
 )
 
 

@@ -16,6 +16,7 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.spec import DType, Spec
 
+from ..dispatch import along
 from ..errors import ShapeError
 from ..op import Agreement, Op, convert
 from . import batch, rules
@@ -63,7 +64,8 @@ def _wide(x: Array) -> Any:
 
 def _spread(g: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """`g` of the reduced shape, repeated to the shape of `x`."""
-    g = rules.keep_axes(g, axis, keepdims)
+    if axis != tuple(range(len(axis))):  # those in front are put back by broadcasting
+        g = rules.keep_axes(g, axis, keepdims)
     return g if g.shape == x.shape else BROADCAST_TO(g, shape=x.shape)
 
 
@@ -80,6 +82,8 @@ SUM = Op(
     lower=rules.reduced("add"),
     tolerance=SUMMED,
     batch=batch.along_axes,
+    arguments=("axis", "keepdims"),
+    along="f",
 )
 
 
@@ -94,6 +98,7 @@ def _summable(x: Any, dtype: Any) -> Tensor:
     return astype(x, wide.get(x.dtype.kind, specs.float32))
 
 
+@along(SUM, None)
 def sum(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """The sum of elements; of none, 0. Bool and integers sum as int64, unsigned ones as uint64.
 
@@ -134,9 +139,12 @@ MEAN = Op(
     lower=_mean_lower,
     tolerance=SUMMED,
     batch=batch.along_axes,
+    arguments=("axis", "keepdims"),
+    along="f",
 )
 
 
+@along(MEAN, None)
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean of elements; of none, NaN. Integers become float32."""
     x = rules.inexact(x)
@@ -196,9 +204,12 @@ PROD = Op(
     lower=rules.reduced("mul"),
     tolerance=SUMMED,
     batch=batch.along_axes,
+    arguments=("axis", "keepdims"),
+    along="f",
 )
 
 
+@along(PROD, None)
 def prod(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """The product of elements; of none, 1. Dtypes as for `sum`; the gradient is right at zeros."""
     x = _summable(x, dtype)
@@ -280,6 +291,8 @@ def _extreme(name: str, kernel: Callable[..., Any], kind: str, for_bool: str) ->
         vjp=_extreme_vjp,
         lower=lower,
         batch=batch.along_axes,
+        arguments=("axis", "keepdims"),
+        along="biuf",
     )
 
 
@@ -287,6 +300,7 @@ MAX = _extreme("max", np.maximum.reduce, "maximum", for_bool="or")
 MIN = _extreme("min", np.minimum.reduce, "minimum", for_bool="and")
 
 
+@along(MAX, None)
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element; NaN if any is NaN. Ties share the gradient evenly.
 
@@ -297,6 +311,7 @@ def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return MAX(x, axis=_axes(x, axis, "max"), keepdims=keepdims)
 
 
+@along(MIN, None)
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element; NaN if any is NaN. Ties share the gradient evenly.
 
@@ -325,6 +340,8 @@ def _position(name: str, kernel: Callable[..., Any]) -> Op:
         kernel=compute,
         lower=lower,
         batch=batch.position,
+        arguments=("axis", "keepdims"),
+        along="biuf",
     )
 
 
@@ -332,6 +349,7 @@ ARGMAX = _position("argmax", np.argmax)
 ARGMIN = _position("argmin", np.argmin)
 
 
+@along(ARGMAX, None)
 def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """The position (int64) of the first largest element, or of the first NaN, along `axis`.
 
@@ -344,6 +362,7 @@ def argmax(x: Any, axis: int | None = None, keepdims: bool = False) -> Tensor:
     return ARGMAX(x, axis=_axes(x, axis, "argmax"), keepdims=keepdims)
 
 
+@along(ARGMIN, None)
 def argmin(x: Any, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """The position (int64) of the first smallest element, or of the first NaN; see `argmax`."""
     x = convert(x)
@@ -357,6 +376,8 @@ def _quantifier(name: str, kernel: Callable[..., Any], kind: str) -> Op:
         kernel=lambda x, axis, keepdims: kernel(x, axis=axis, keepdims=keepdims),
         lower=rules.reduced(kind),
         batch=batch.along_axes,
+        arguments=("axis", "keepdims"),
+        along="b",
     )
 
 
@@ -364,12 +385,14 @@ ANY = _quantifier("any", np.logical_or.reduce, "or")
 ALL = _quantifier("all", np.logical_and.reduce, "and")
 
 
+@along(ANY, None)
 def any(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any element is true (not zero): bool; of none, False."""
     x = astype(x, specs.bool_)
     return ANY(x, axis=_axes(x, axis, "any"), keepdims=keepdims)
 
 
+@along(ALL, None)
 def all(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether all elements are true (not zero): bool; of none, True."""
     x = astype(x, specs.bool_)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..errors import DTypeError, ShapeError
 from ..op import convert, promote, state
 
 if TYPE_CHECKING:
+    from ..op import Op
     from ..tensor import Tensor
 
 Lower = Callable[..., Any]
@@ -97,6 +98,13 @@ def listed(xs: Sequence[Spec]) -> str:
     """`float32[3], float32[4] and int32[2]`."""
     words = [repr(x) for x in xs]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def index_types(dtype: DType, size: int) -> tuple[DType, DType]:
+    """The signed and the unsigned type in which indices of `dtype` into an axis of `size` are
+    wrapped and compared: the narrow ones where they will do, as a vector holds twice as many."""
+    narrow = dtype.itemsize <= 4 and size < 1 << 31
+    return (specs.int32, specs.uint32) if narrow else (specs.int64, specs.uint64)
 
 
 def require_kinds(name: str, kinds: str, *xs: Spec) -> None:
@@ -190,25 +198,32 @@ def unbroadcast(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     have = g.shape
     if have == shape:
         return g
-    from .reduction import SUM  # reduction is built on elementwise ops, which are built on this
-
+    total, _ = _later()
     extra = len(have) - len(shape)
     if extra:
-        g = SUM(g, axis=tuple(range(extra)), keepdims=False)
+        g = total(g, axis=tuple(range(extra)), keepdims=False)
     ones = [k for k, n in enumerate(shape) if n == 1 and have[extra + k] != 1]
-    return SUM(g, axis=tuple(ones), keepdims=True) if ones else g
+    return total(g, axis=tuple(ones), keepdims=True) if ones else g
+
+
+@cache
+def _later() -> tuple[Op, Op]:
+    """Ops of modules that are built on this one; an import statement in every call would cost more
+    than they do."""
+    from .reduction import SUM
+    from .shape import RESHAPE
+
+    return SUM, RESHAPE
 
 
 def keep_axes(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     """`g`, the shape of a reduction over `axis`, with those axes put back with size 1."""
     if keepdims or not axis:
         return g
-    from .shape import RESHAPE
-
     shape = list(g.shape)
     for k in sorted(axis):
         shape.insert(k, 1)
-    return RESHAPE(g, shape=tuple(shape))
+    return _later()[1](g, shape=tuple(shape))
 
 
 # --- lowering -----------------------------------------------------------------------------------

@@ -262,6 +262,8 @@ def _broadcast_infer(x: Spec, *, shape: Shape) -> Spec:
 
 def _broadcast_kernel(x: np.ndarray[Any, Any], shape: Shape) -> np.ndarray[Any, Any]:
     # a real array, not a view with strides of 0: NumPy's matmul and the native entry want one
+    if x.size == 1 and not any(x.tobytes()):
+        return np.zeros(shape, x.dtype)  # takes no memory until something is written there
     out = np.empty(shape, x.dtype)
     out[...] = x
     return out

@@ -16,6 +16,7 @@ from dualmode_compiler import expr
 from dualmode_compiler.expr import Axis, Expr, Reader
 from dualmode_compiler.spec import Spec
 
+from ..dispatch import along
 from ..op import Agreement, Op
 from . import batch, rules
 from .logic import equal, where
@@ -100,9 +101,12 @@ SOFTMAX = Op(
     lower=_softmax_lower,
     tolerance=TOLERANCE,
     batch=batch.along_axes,
+    arguments=("axis",),
+    along="f",
 )
 
 
+@along(SOFTMAX, -1, keepdims=False)
 def softmax(x: Any, axis: int | Axes | None = -1) -> Tensor:
     """`exp(x) / sum(exp(x))` over `axis` (an int, a tuple, or None for all), in the shape of `x`.
 
@@ -134,9 +138,12 @@ LOG_SOFTMAX = Op(
     lower=_log_softmax_lower,
     tolerance=TOLERANCE,
     batch=batch.along_axes,
+    arguments=("axis",),
+    along="f",
 )
 
 
+@along(LOG_SOFTMAX, -1, keepdims=False)
 def log_softmax(x: Any, axis: int | Axes | None = -1) -> Tensor:
     """`log(softmax(x, axis))`, accurate where the softmax is close to 0 or 1."""
     x, axes = _argument(x, axis, "log_softmax")
@@ -183,9 +190,12 @@ LOGSUMEXP = Op(
     lower=_logsumexp_lower,
     tolerance=TOLERANCE,
     batch=batch.along_axes,
+    arguments=("axis", "keepdims"),
+    along="f",
 )
 
 
+@along(LOGSUMEXP, None)
 def logsumexp(x: Any, axis: int | Axes | None = None, keepdims: bool = False) -> Tensor:
     """`log(sum(exp(x)))` over `axis`, without overflow; of none or only -inf, -inf."""
     x, axes = _argument(x, axis, "logsumexp")

@@ -142,6 +142,22 @@ def _index(x: Any, i: Any) -> list[Any]:
     return [padded, dm.concat([x, i, x]), dm.take(x, dm.cast(i, "int64") * 0 - 1, 0), dm.roll(x, 1)]
 
 
+def _crowded(x: Any, n: Any) -> list[Any]:
+    """Products with columns at the end of rows so far apart that they are packed by rows."""
+    some = 64 + n.shape[0]
+    return [
+        dm.matmul(x[:, -some:], x[:, -100:], True, False),
+        dm.matmul(x[:130, -150:], x[:150, -some:]),
+    ]
+
+
+def _chunks(x: Any, y: Any) -> list[Any]:
+    """Work that is cut for threads: the last chunk has the tail."""
+    moved = [dm.stack([y, y + 1.0, y * 2.0], 1), dm.flip(x), x[::2] * 2.0, dm.concat([x, x[1:]])]
+    rising = dm.tanh(x) * 0.25 + dm.arange(x.shape[0], dtype="float32")  # its largest is the last
+    return [*moved, dm.exp(x), dm.cumulative_sum(x), dm.argmax(rising, 0), dm.sum(x)]
+
+
 _AT = np.array([1, 1, -1, 0, 8, 8, 2, 3, -9])  # repeated, negative
 
 CASES: dict[str, Callable[[Lengths], Graph]] = {
@@ -191,6 +207,14 @@ CASES: dict[str, Callable[[Lengths], Graph]] = {
         lambda x, w: [x @ w, dm.tanh(x @ w) + x[:, :1], dm.matmul(w, x, True, True)],
         *("float32[40,41]", "float32[41,n]"),
     ),
+    "halves": lengthwise(
+        lambda x, w: [x @ w, dm.tanh(dm.matmul(x, w)), dm.matmul(w, x, True, True)],
+        *("bfloat16[40,41]", "bfloat16[41,n]"),
+    ),
+    "pairs": lengthwise(
+        lambda x, w: [dm.matmul(x, w, False, True), dm.matmul(w, x, False, True)],
+        *("bfloat16[33,42]", "bfloat16[n,42]"),
+    ),
     "double": lengthwise(
         lambda x, w: [dm.matmul(x, w, False, True), dm.flip(x) @ dm.transpose(w) * 2.0],
         *("float64[n,60]", "float64[33,60]"),
@@ -206,6 +230,12 @@ CASES: dict[str, Callable[[Lengths], Graph]] = {
     "deep": lengthwise(
         lambda x, w: [x @ w, dm.tanh(dm.matmul(x, x, False, True))],
         *("float32[n,1100]", "float32[1100,9]"),
+    ),
+    "crowded": lambda lengths: lengthwise(_crowded, "float32[160,2048]", "float32[n]")(
+        lengths[2::6]
+    ),
+    "chunks": lambda lengths: lengthwise(_chunks, "float32[n]", "float32[99991]")(
+        [100_000 + n for n in lengths[4::12]]
     ),
     "states": lengthwise(
         lambda v: [dm.softmax(v) - v * 0.5 + dm.sum(v, 0)], "float32[2,n]", states=1

@@ -52,7 +52,9 @@ def _load(w: Writer, pointer: str, dtype: DType, lanes: int) -> str:
     return name
 
 
-def module(fn: Callable[..., Expr], dtypes: list[DType], lanes: int) -> tuple[str, DType]:
+def module(
+    fn: Callable[..., Expr], dtypes: list[DType], lanes: int, host: jit.Host | None = None
+) -> tuple[str, DType]:
     """IR of `void f(inputs..., out, n)`, the loop `out[i] = fn(inputs[i]...)`, and its dtype."""
     with expr.fresh():
         axis = Axis(1 << 40)
@@ -60,7 +62,7 @@ def module(fn: Callable[..., Expr], dtypes: list[DType], lanes: int) -> tuple[st
             expr.load(Buffer(f"%p{k}", Spec((1 << 40,), d)), (axis,)) for k, d in enumerate(dtypes)
         ]
         root = fn(*loads)
-        w = Writer()
+        w = Writer(host)
         known: dict[Expr, str] = {}
         for x in loads:
             assert isinstance(x, Load)
@@ -82,10 +84,16 @@ def module(fn: Callable[..., Expr], dtypes: list[DType], lanes: int) -> tuple[st
     return "\n".join([*sorted(w.declarations), head, *loop]), root.dtype
 
 
-def kernel(fn: Callable[..., Expr], dtypes: list[DType], lanes: int = 16) -> Callable[..., Any]:
-    """`fn`, on expressions, compiled to a function on one-dimensional arrays."""
-    text, dtype = module(fn, dtypes, lanes)
-    library = jit.load(jit.compile_text(text), ["f"])
+def kernel(
+    fn: Callable[..., Expr], dtypes: list[DType], lanes: int = 16, host: jit.Host | None = None
+) -> Callable[..., Any]:
+    """`fn`, on expressions, compiled to a function on one-dimensional arrays.
+
+    Args:
+        host: the machine whose own instructions are used; None for those that all have.
+    """
+    text, dtype = module(fn, dtypes, lanes, host)
+    library = jit.load(jit.compile_text(text, host), ["f"])
     pointers = [ctypes.c_void_p] * (len(dtypes) + 1)
     native = jit.function(library["f"], None, *pointers, ctypes.c_int64)
 

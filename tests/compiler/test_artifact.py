@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 import dualmode as dm
 from dualmode.op import Op
 from dualmode.ops import OPS
+from dualmode_compiler import driver
 from dualmode_compiler.artifact import Artifact, key, source_version
-from dualmode_compiler.fingerprint import Catalogue, fingerprint
+from dualmode_compiler.build import Build
+from dualmode_compiler.fingerprint import Catalogue, fingerprint, nodes, numbers
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.runtime import elf, jit
 from dualmode_compiler.runtime.caches import Caches
@@ -70,7 +73,7 @@ def test_artifacts_come_back_as_they_were():
     import ml_dtypes
 
     constants = [np.arange(6.0).reshape(2, 3), np.ones(3, ml_dtypes.bfloat16), np.ones((0, 2))]
-    made = Artifact([b"code", b"more"], constants, 64, [1, 2], True, False, False, 1e6)
+    made = Artifact([b"code", b"more"], constants, 64, [1, 2], True, False, [7, None], 1e6)
     back = Artifact.unpack(made.pack())
     for a, b in zip(made.constants, back.constants, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape and (a == b).all()
@@ -137,10 +140,34 @@ print(" ".join(losses), "llvmlite" in sys.modules)
 """
 
 
-def run(directory: Path) -> tuple[str, str]:
+CALLS = """
+import sys
+import numpy as np
+import dualmode as dm
+
+table = dm.asarray(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3))
+
+@dm.function
+def step(k, x):
+    rows = dm.gather(table, k)  # here
+    for _ in range(2):
+        dm.debugging.assert_less(x, 10.0, message="too large")  # there
+    return dm.sum(rows * dm.exp(x))
+
+print(float(step(dm.asarray([1, 3]), dm.ones(3))).hex())
+for k, x in ([1, 4], 1.0), ([1, 2], 11.0):
+    try:
+        step(dm.asarray(k), dm.ones(3) * x)
+    except Exception as error:
+        print(type(error).__name__, str(error).replace(__file__, ""))
+print("llvmlite" in sys.modules)
+"""
+
+
+def run(directory: Path, program: str = PROGRAM) -> tuple[str, str]:
     environment = dict(os.environ, DUALMODE_CACHE_DIR=str(directory), DUALMODE_LOG="cache")
     file = directory.parent / "program.py"
-    file.write_text(PROGRAM)
+    file.write_text(program)
     process = subprocess.run(
         [sys.executable, str(file)], env=environment, capture_output=True, text=True, check=True
     )
@@ -165,6 +192,63 @@ def test_the_second_process_compiles_nothing(tmp_path: Path):
     assert mended.split()[:-1] == cold.split()[:-1]
 
 
+@pytest.mark.skipif(not elf.supported, reason="LLVM loads the code on other platforms")
+def test_programs_with_calls_of_known_ops_are_kept(tmp_path: Path):
+    """Checks raise as before, and name the lines of the program that runs."""
+    directory = tmp_path / "cache"
+    cold, log = run(directory, CALLS)
+    assert "stored step" in log
+    assert ":10:" in cold and ":12:" in cold and "too large" in cold
+    warm, log = run(directory, CALLS)
+    assert "hit step" in log and "miss" not in log
+    assert warm.splitlines()[:-1] == cold.splitlines()[:-1]
+    assert warm.split()[-1] == "False"
+    moved, log = run(directory, "\n\n" + CALLS)
+    assert "hit step" in log and "miss" not in log
+    assert ":12:" in moved and ":14:" in moved and ":10:" not in moved
+
+
+def _taking() -> Graph:
+    """A graph with a check of indices."""
+    take = dm.function(lambda x, k: dm.gather(x, k))
+    return take.get_concrete_function(dm.ones(3), dm.asarray([0, 1])).graph
+
+
+def test_calls_are_found_among_the_traced_nodes():
+    def checked(x):
+        dm.debugging.assert_less(x, 10.0)
+        return dm.fori_loop(0, 3, lambda _, x: dm.gather(x, dm.asarray([2, 1, 0])), x + 0.0)
+
+    graph = dm.function(checked).get_concrete_function(dm.ones(3)).graph
+    made = driver.compile(graph, catalogue=CATALOGUE).native()
+    places = made.artifact.calls
+    assert places and None not in places
+    traced = nodes(graph)
+    for k, call in zip(places, made.build.calls, strict=True):
+        assert k is not None
+        assert traced[k].op is call.node.op and traced[k].site == call.node.site
+        assert [n.spec for n in traced[k].inputs] == [b.spec for b in call.inputs]
+
+
+def test_a_call_whose_line_is_unknown_is_not_found():
+    graph = _taking()
+    (check,) = (n for n in graph.nodes() if n.op.name == "check_indices")
+    other = Graph().add(check.op, check.inputs, check.attrs, ("elsewhere", 1), check.spec)
+    assert numbers(graph, [check, other]) == [nodes(graph).index(check), None]
+
+
+def test_another_version_of_the_ops_misses():
+    graph = _taking()
+    names = {
+        key(graph, Slots.of(graph), jit.host(), Catalogue(OPS, version), 2)
+        for version in ("1", "2", "1")
+    }
+    assert None not in names and len(names) == 2
+    one = dict(OPS)
+    one["check_indices"] = replace(OPS["check_indices"], kernel=lambda *_, **__: None)
+    assert fingerprint(graph, Catalogue(one, "1")) is None  # it is not the op of that name
+
+
 def test_command_line(tmp_path: Path, capsys):
     from dualmode import cli
 
@@ -179,3 +263,28 @@ def test_command_line(tmp_path: Path, capsys):
     assert cli.main(["cache", "clear"]) == 0
     assert "removed from" in capsys.readouterr().out
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_garbage_collector_is_as_it_was_after_a_compilation(
+    wanted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """It waits meanwhile, also where the compilation fails."""
+    during: list[bool] = []
+
+    def artifact(build: Build) -> Artifact:
+        during.append(gc.isenabled())
+        raise RuntimeError("no code")
+
+    monkeypatch.setattr(Build, "artifact", artifact)
+    if not wanted:
+        gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match="no code"):
+            driver.compile(
+                dm.function(lambda x: x + 1).get_concrete_function(dm.ones(3)).graph
+            ).native()
+        assert during == [False]
+        assert gc.isenabled() is wanted
+    finally:
+        gc.enable()

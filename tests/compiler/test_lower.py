@@ -13,11 +13,13 @@ import pytest
 import dualmode as dm
 from dualmode import debugging
 from dualmode_compiler import driver, expr, passes
-from dualmode_compiler.expr import Load, Reduce, walk
+from dualmode_compiler.cost import cost, repeated_cost
+from dualmode_compiler.expr import Axis, Buffer, Load, Reduce, walk
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.loops import HostCall, Kernel
-from dualmode_compiler.lower import cost, lower, repeated_cost
-from dualmode_compiler.spec import Spec, float32
+from dualmode_compiler.lower import lower
+from dualmode_compiler.lowered import Lowered, at
+from dualmode_compiler.spec import Spec, float32, int64
 from golden import check_golden
 from graphs import check, trace
 
@@ -207,3 +209,17 @@ def test_parameters_as_outputs_are_copied():
     outputs, _ = driver.compile(graph).run([x])
     assert all(not np.shares_memory(x, y) for y in outputs)
     check(graph)
+
+
+def test_a_reduction_at_an_index_that_holds_it_binds_axes_of_its_own():
+    """total(k) = sum of x[k, j] over j, at the index total(k): no axis is bound twice at once."""
+    k, j = Axis(5), Axis(7)
+    x = Buffer("x", Spec((5, 7), int64))
+    total = expr.reduce("sum", (j,), expr.load(x, (k, j)))
+    graph = trace(lambda x: dm.sum(x, 1), "int64[5,7]")
+    item = Lowered(graph.outputs[0], (k,), (k,), total, Buffer("total", Spec((5,), int64)))
+    found = at(item, total, [total])
+    (outer,) = [e for e in walk([found]) if isinstance(e, Reduce) and e is not total]
+    assert total in walk([outer]) and j not in outer.bound
+    second = at(item, total, [expr.const(2, int64)])
+    assert isinstance(second, Reduce) and second.bound == (j,)  # where none is inside another

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import dualmode as dm
 from dualmode.ops.gather import SCATTER_ADD, SCATTER_SET
 from dualmode.ops.reduction import CUMULATIVE_SUM
-from dualmode_compiler import driver, split
+from dualmode_compiler import driver, folds, split
+from dualmode_compiler.expr import Axis
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.loops import HostCall, Kernel
 from dualmode_compiler.runtime import pool
@@ -182,6 +183,14 @@ SCATTERS: list[tuple[tuple[int, ...], int, tuple[int, ...]]] = [
 ]
 
 
+@pytest.mark.parametrize("n", [100_000, 100_007, 99_999])
+def test_long_stacks_in_chunks(n: int):
+    """The last chunk has what is left of the vectors."""
+    graph = trace(lambda x, y: dm.stack([x, y, x + y], 1), f"float32[{n}]", f"float32[{n}]")
+    assert driver.compile(graph).native().program.chunked
+    check(graph)
+
+
 @with_types
 def test_writes_at_repeated_and_negative_indices(dtype: str, host: Host):
     rng = np.random.default_rng(3)
@@ -242,6 +251,14 @@ def test_windows_that_overlap_keep_their_order():
     np.testing.assert_array_equal(y, want)
 
 
+def test_which_places_are_known_to_be_apart():
+    """Windows of 4 places meet if they are 3 apart."""
+    i, j = Axis(9), Axis(4)
+    assert folds._injective(4 * i + j, (i, j)) and folds._injective(-4 * i + j, (i, j))
+    assert not folds._injective(3 * i + j, (i, j)) and not folds._injective(2 * i + j, (i, j))
+    assert not folds._injective(i + 0, (i, j))
+
+
 def test_updates_of_a_state_are_in_place():
     """Only the updates are stored: nothing copies the rest of the state."""
 
@@ -267,6 +284,18 @@ def test_what_is_only_copied_is_stored_once():
     assert driver.compile(state).native().arena < 1000
 
 
+def test_what_others_read_is_stored_and_copied():
+    """Beside the reshape of the update, which is a copy, its prefix sums are wanted."""
+
+    def both(x: Any, i: Any, u: Any) -> list[Any]:
+        y = x.at[i].add(u)
+        return [dm.reshape(y, (64, 63)), dm.cumulative_sum(y, axis=0)]
+
+    at = np.array([3, 3, -1, 0, 5, 5, 5, 899, 1])
+    arrays = [values("float32[4032]"), at, values("float32[9]")]
+    check(trace(both, *arrays), arrays)
+
+
 def test_indices_out_of_range_raise_and_touch_nothing():
     v = dm.Variable(np.zeros((5, 40), np.float32))
 
@@ -278,6 +307,26 @@ def test_indices_out_of_range_raise_and_touch_nothing():
     with pytest.raises(IndexError, match="index 5"):
         step(dm.tensor([0, 1, 2, 3, 4, 5]))
     assert np.asarray(v.read_value())[:, 0].tolist() == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)])
+def test_indices_of_every_type(dtype: str):
+    """In range they are wrapped; what is just out of range, or as far as can be, raises."""
+    x, n = values("float32[100]"), 100
+    low = 0 if dtype.startswith("u") else -n
+    at = np.arange(low, n, 7).astype(dtype)
+    read = dm.function(lambda x, i: dm.take(x, i, axis=0) * 2.0)
+    written = dm.function(lambda x, i: x.at[i].add(1.0))
+    np.testing.assert_array_equal(read(dm.tensor(x), dm.tensor(at)), x[at] * 2)
+    expected = x.copy()
+    np.add.at(expected, at.astype(np.int64), np.float32(1))
+    np.testing.assert_array_equal(written(dm.tensor(x), dm.tensor(at)), expected)
+    limits = np.iinfo(dtype)
+    for wrong in {n, limits.max, *((low - 1, limits.min) if low else ())}:
+        at[-2] = wrong
+        for call in (read, written):
+            with pytest.raises(IndexError, match=f"index {wrong} is out of range"):
+                call(dm.tensor(x), dm.tensor(at))
 
 
 # --- prefix sums ----------------------------------------------------------------------------------

@@ -657,7 +657,7 @@ graph: 7 nodes
   arena: 128 bytes"""
 
 
-def test_a_long_program_is_two_modules():
+def test_a_long_program_is_several_modules():
     """Of which one has `run`, whose numbers are in registers there too."""
     spec = "float32[31,17]"
     body, cond = counting(
@@ -672,7 +672,7 @@ def test_a_long_program_is_two_modules():
     back = trace(lambda s, q, e: dm.sum(q) + s * 0.5 + e, F, "float32[17,17]", F)
     (zero,) = add(g, lambda x: dm.sum(x) * 0.0, x)
     g.outputs = [count, last, *loop(g, back, [zero], scanned=[squares, sums], reverse=True)]
-    assert len(driver.compile(g).native().program.modules()) == 2
+    assert len(driver.compile(g).native().program.modules()) > 1
     check(
         g,
         [*arrays(0), np.linspace(-1, 1, 31 * 17, dtype=np.float32).reshape(31, 17), *arrays(5)],

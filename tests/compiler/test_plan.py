@@ -204,6 +204,28 @@ def test_an_update_waits_for_readers_of_the_old_value():
     check(graph)
 
 
+def test_states_change_after_all_that_may_fail():
+    """A call back to Python comes before updates that do not need it: it may raise."""
+    graph = trace(lambda a, c: ([a * 2.0, dm.conj(c)], []), F, "complex64[5]", states=2)
+    made, _ = planned(graph)
+    calls = [k for k, s in enumerate(made.steps) if isinstance(s, HostCall)]
+    writers = [
+        k
+        for k, s in enumerate(made.steps)
+        if any(made.places[b].kind == "param" for b in s.writes())
+    ]
+    assert calls and len(writers) == 2 and max(calls) < min(writers)
+
+
+def test_a_product_is_not_stored_over_its_operand():
+    """Every element of the product reads a row and a column of the operands."""
+    for fn in (lambda a, b: ([a @ b], []), lambda a, b: ([b @ a], []), lambda a, b: ([a @ a], [])):
+        graph = trace(fn, "float32[64,64]", "float32[64,64]", states=1)
+        made, _ = planned(graph)
+        assert made.arena >= 64 * 64 * 4
+        check(graph, ulp=8)
+
+
 def test_scratch_is_used_again():
     """A chain of reductions and rows needs two rows' room, not one for every link."""
 

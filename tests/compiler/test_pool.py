@@ -144,6 +144,22 @@ def test_a_long_job_wakes_the_workers() -> None:
     assert len(_who_runs(48, pool.LONG_JOB)) == pool.num_threads()
 
 
+def test_the_caller_begins_at_the_start_and_workers_at_the_end() -> None:
+    owners: dict[int, int] = {}
+
+    def chunk(_: int, chunk: int) -> None:
+        owners[chunk] = threading.get_native_id()
+        time.sleep(0.001)
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(chunk)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address
+    _jobs(address, np.zeros(1), 48)
+    mine = {chunk for chunk, owner in owners.items() if owner == threading.get_native_id()}
+    assert mine == set(range(len(mine)))
+    assert (len(mine) < 48) == (pool.num_threads() > 1)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system pins no threads")
 def test_woken_workers_may_still_run_everywhere() -> None:
     mine = os.sched_getaffinity(0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import dualmode as dm
 from dualmode_compiler import driver, staging
-from dualmode_compiler.emit import rows
+from dualmode_compiler.emit import columns, rows
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.runtime import pool
 from dualmode_compiler.runtime.jit import Host
@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PARALLEL", 1 << 9)
         monkeypatch.setattr(module, "CHUNK", 1 << 7)
     monkeypatch.setattr(rows, "CACHE", 1 << 10)
-    monkeypatch.setattr(rows, "BLOCK", 1 << 9)
+    monkeypatch.setattr(columns, "BLOCK", 1 << 9)
     monkeypatch.setattr(staging, "UNIT", 16)
 
 
@@ -169,7 +169,7 @@ def test_a_sum_of_all_is_computed_in_parts():
 
 
 def test_a_reduction_after_one_of_other_sizes_after_one_of_its_own(small: None):
-    """The third has the sizes of the first, but cannot be computed with it: the second is between."""
+    """The third has the sizes of the first, but needs the second, which needs the first."""
 
     def fn(x: Any, y: Any) -> list[Any]:
         total = dm.sum(x)

@@ -9,7 +9,7 @@ import pytest
 
 import dualmode as dm
 from dualmode_compiler import driver
-from dualmode_compiler.emit import rows, steps
+from dualmode_compiler.emit import pipeline, rows, steps
 from dualmode_compiler.runtime import jit
 from graphs import check, trace
 from guarded import run
@@ -110,3 +110,65 @@ def test_the_next_row_is_prefetched_while_one_is_computed(
     assert ("call void @llvm.prefetch" in text) == expected
     for at_end in (False, True):
         run(executable, graph, at_end, shifted=False)
+
+
+def _softmax(x: Any) -> Any:
+    return dm.softmax(x)
+
+
+def _norm(x: Any) -> Any:
+    centred = x - dm.mean(x, -1, keepdims=True)
+    return centred * dm.rsqrt(dm.mean(centred * centred, -1, keepdims=True) + 1.0)
+
+
+def _with_totals(x: Any) -> list[Any]:
+    most = dm.max(x, -1, keepdims=True)
+    total = dm.sum(dm.exp(x - most), -1, keepdims=True)
+    return [dm.exp(x - most) / total, dm.sum(x, -1)]
+
+
+IN_FLIGHT = {"softmax": _softmax, "norm": _norm, "one pass before": _row, "totals": _with_totals}
+
+
+@pytest.fixture
+def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have rows in flight where that is possible; the list grows by one for each such kernel."""
+    made: list[int] = []
+    emit = pipeline.Pipeline.emit
+
+    def counted(self: pipeline.Pipeline, start: str, stop: str) -> None:
+        made.append(self.last)
+        emit(self, start, stop)
+
+    monkeypatch.setattr(pipeline, "LEAST", 1)
+    monkeypatch.setattr(pipeline.Pipeline, "emit", counted)
+    return made
+
+
+@pytest.mark.parametrize("name", IN_FLIGHT)
+@pytest.mark.parametrize("n", [128, 131, 200, 256])
+def test_rows_in_flight_between_guard_pages(name: str, n: int, in_flight: list[int]):
+    graph = trace(IN_FLIGHT[name], f"float32[9,{n}]")
+    executable = driver.compile(graph)
+    for at_end in (False, True):
+        for shifted in (False, True):
+            run(executable, graph, at_end, shifted)
+    assert in_flight
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 50])
+@pytest.mark.parametrize("name", IN_FLIGHT)
+def test_rows_in_flight_give_the_same_bits(
+    name: str, rows: int, in_flight: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    x = np.random.default_rng(rows).normal(size=(rows, 200)).astype(np.float32)
+    x[rows // 2, 3], x[rows // 3, 199], x[0, 0] = np.nan, np.inf, -np.inf
+    graph = trace(IN_FLIGHT[name], f"float32[{rows},200]")
+    together = driver.compile(graph)
+    together.native()
+    monkeypatch.setattr(pipeline, "LEAST", 1 << 20)
+    one_by_one = driver.compile(graph)
+    results = zip(together.run([x])[0], one_by_one.run([x])[0], strict=True)
+    for a, b in results:
+        np.testing.assert_array_equal(a, b)
+    assert in_flight == ([] if rows == 1 else in_flight[:1])

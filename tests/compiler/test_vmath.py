@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from dualmode_compiler.expr import apply, const
+from dualmode_compiler.runtime import jit
 from dualmode_compiler.spec import DType, bfloat16, float16, float32, float64, int32, int64, uint8
+from graphs import on_every_host
 from scalar_harness import kernel
 
 Array = np.ndarray[Any, Any]
@@ -249,6 +251,16 @@ def test_the_same_digits_on_every_width() -> None:
         np.testing.assert_array_equal(runs[0], runs[2], err_msg=fn)
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16, 32])
+@on_every_host
+def test_the_same_digits_with_instructions_of_the_host(host: jit.Host, lanes: int) -> None:
+    for dtype in (float32, float64):
+        x = samples(dtype, 1 << 12)
+        with_them = kernel(lambda a: apply("exp", a), [dtype], lanes, host)(x)
+        without = kernel(lambda a: apply("exp", a), [dtype], lanes)(x)
+        np.testing.assert_array_equal(with_them, without)
+
+
 def grid(dtype: DType) -> Array:
     """Bit patterns of every size, multiples of 2**-11 in -32 .. 32, and neighbours of k * pi/2."""
     word, count = np.dtype(f"u{dtype.itemsize}"), 1 << 14
@@ -266,7 +278,7 @@ def digest(fn: str, dtype: DType) -> str:
 
 
 DIGESTS = {
-    "exp": ("f55c296a", "1a36fa5d"),
+    "exp": ("8773bddf", "1a36fa5d"),
     "expm1": ("5f5a1ac2", "8fa096b0"),
     "log": ("2235e457", "52ef3f51"),
     "log1p": ("1332691e", "dd2b63ba"),
@@ -278,7 +290,7 @@ DIGESTS = {
     "sinh": ("860e1871", "1095030b"),
     "cosh": ("359ac075", "6a57d9a8"),
     "tanh": ("af863ffb", "75fabb71"),
-    "erf": ("8924219a", "bc99cbf6"),
+    "erf": ("5ae62408", "bc99cbf6"),
     "atan": ("2a8b0dd5", "1b09d9ed"),
     "sigmoid": ("61bedee4", "d892fddc"),
     "softplus": ("8cea076f", "248b8fe3"),

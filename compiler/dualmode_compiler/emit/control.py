@@ -7,15 +7,17 @@ from ..graph import LOOP
 from ..loops import Control, Copy, HostCall, Kernel
 from ..plan import Plan
 from ..slots import INTERRUPTED, OUT_OF_MEMORY
-from .steps import Function, Scope, Stack, copy, is_number
+from .function import Function, Stack
+from .steps import Scope, copy, is_number
 
 UNKNOWN = 1 << 20  # iterations, where nothing is known of their number: it may be a long run
 FIRST = 1 << 10  # bytes of the first piece of a growing stack
 PATIENCE = 1 << 22  # additions between two looks for signals
 
 
-def emit_steps(scope: Scope) -> None:
-    """All steps of `scope`. A stack is freed after its last reader."""
+def emit_steps(scope: Scope, timed: bool = False) -> None:
+    """All steps of `scope`, with the time of each if `timed`. A stack is freed after its last
+    reader."""
     f = scope.function
     last = {
         b: k
@@ -24,6 +26,11 @@ def emit_steps(scope: Scope) -> None:
         if b.spec.is_stack
     }
     for k, step in enumerate(scope.plan.steps):
+        scope.step = k
+        if timed or not isinstance(step, Kernel):
+            scope.flush()
+        if timed:
+            f.stamp(k)
         if isinstance(step, Kernel):
             scope.kernel(step)
         elif isinstance(step, HostCall):
@@ -36,7 +43,11 @@ def emit_steps(scope: Scope) -> None:
             _branch(scope, step)
         f.steps += 1
         for b in (b for b, end in last.items() if end == k):
+            scope.flush()
             f.free(scope.stacks[b])
+    scope.flush()
+    if timed:
+        f.stamp(len(scope.plan.steps))
 
 
 def _inner(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..spec import DType, bool_, float16, float32, float64
+import numpy as np
+
+from ..halves import multiplies_pairs
+from ..spec import DType, bfloat16, bool_, float16, float32, float64
 from .values import Writer, literal, register_type
 
 
@@ -91,6 +94,24 @@ def _narrow(w: Writer, x: str, target: DType, lanes: int) -> str:
     quiet = w.emit(f"or {word} {top}, {_bits(0x40, lanes)}")
     nan = w.emit(f"fcmp uno {real} {x}, {x}")
     return w.emit(f"trunc {word} {_choose(w, nan, quiet, rounded, word, lanes)} to {short}")
+
+
+def flush(w: Writer, x: str, dtype: DType, lanes: int) -> str:
+    """Zero for a subnormal number of float32 or float64, else `x`."""
+    kind = register_type(dtype, lanes)
+    least = literal(np.finfo(dtype.numpy).smallest_normal, dtype, lanes)
+    small = w.emit(f"fcmp olt {kind} {w.call('fabs', kind, [x])}, {least}")
+    return _choose(w, small, literal(0.0, dtype, lanes), x, kind, lanes)
+
+
+def narrow(w: Writer, x: str, lanes: int) -> str:
+    """float32 to bfloat16, to nearest even, subnormal numbers to zero."""
+    if w.host is None or not multiplies_pairs(w.host) or lanes not in (8, 16):
+        return _narrow(w, flush(w, x, float32, lanes), bfloat16, lanes)
+    short, _, real = _words(lanes)
+    kind, name = f"<{lanes} x bfloat>", f"@llvm.x86.avx512bf16.cvtneps2bf16.{32 * lanes}"
+    w.declarations.add(f"declare {kind} {name}({real})")
+    return w.emit(f"bitcast {kind} {w.emit(f'call {kind} {name}({real} {x})')} to {short}")
 
 
 def _round_to_odd(w: Writer, x: str, lanes: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ..runtime.jit import Host
-from .gemm import Element, attributes
+from .simd import Element, attributes
 from .writer import LoopWriter
 
 # Columns of B that share each load of a row of A.
@@ -18,7 +18,7 @@ def dot_rows(host: Host) -> int:
 
 
 def dot_name(e: Element, rows: int) -> str:
-    return f"dm_dot_{rows}_{e.suffix}"
+    return f"dm_dot_{rows}_{e.name}"
 
 
 @cache

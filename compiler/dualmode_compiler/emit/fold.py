@@ -18,6 +18,7 @@ from .nest import Nest
 PARALLEL = 1 << 16  # elements from which columns are cut into chunks
 CHUNK_BYTES = 128  # of a row that one chunk writes, at least
 WRITTEN_OUT = 8  # vectors of a row up to which there is no loop
+ELEMENTS = 4  # that go to places of their own in one iteration
 
 
 def emit_fold(nest: Nest, x: Fold) -> Value:
@@ -114,12 +115,31 @@ class Update:
         """Loops over axes k, k + 1, ...; `columns` are those of this chunk."""
         if k == len(self.order):
             self._put()
+        elif self.order[k] is self.order[-1] and self.vector is None:
+            self._one_by_one(self.order[k])
         elif self.order[k] is not self.vector:
             self.nest.each(self.order[k], lambda: self._axis(k + 1, columns))
         elif columns is None:
             self._columns(self.order[k])
         else:
             self._range(self.order[k], *columns)
+
+    def _one_by_one(self, axis: Axis) -> None:
+        """Elements in order, several in an iteration, as each is but a few instructions."""
+        nest, whole = self.nest, axis.extent // ELEMENTS * ELEMENTS
+
+        def iteration(index: str, _: list[str]) -> list[str]:
+            lines = nest.levels[-1].block.lines
+            for k in range(ELEMENTS):
+                nest.w.lines = lines
+                at = nest.w.emit(f"add nuw nsw i64 {index}, {k}") if k else index
+                nest.scope(axis, at, self._put)
+            return []
+
+        if whole:
+            nest.loop("0", str(whole), ELEMENTS, iteration)
+        for k in range(whole, axis.extent):
+            nest.scope(axis, str(k), self._put)
 
     def _columns(self, axis: Axis) -> None:
         whole = axis.extent // self.lanes * self.lanes

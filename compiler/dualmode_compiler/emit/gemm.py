@@ -11,88 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..runtime.jit import Host
-from ..spec import DType
+from .pack import group, turned
+from .simd import Element, attributes
 from .writer import LoopWriter
-
-
-def attributes(host: Host) -> str:
-    """Function attributes that keep LLVM at the host's full vector width."""
-    bits = 8 * host.vector_bytes
-    return f'nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
-
-
-@dataclass(frozen=True)
-class Element:
-    """How elements of a floating dtype are written in LLVM IR on a host.
-
-    Attributes:
-        type: the scalar type.
-        lanes: elements in one vector register.
-        vector: the vector type.
-        suffix: of the vector type in the names of intrinsics.
-        size: bytes of one element.
-    """
-
-    type: str
-    lanes: int
-    size: int
-    fma: bool
-
-    @property
-    def vector(self) -> str:
-        return f"<{self.lanes} x {self.type}>"
-
-    @property
-    def suffix(self) -> str:
-        return f"v{self.lanes}f{8 * self.size}"
-
-    def broadcast(self, w: LoopWriter, scalar: str) -> str:
-        one = w.emit(f"insertelement {self.vector} poison, {self.type} {scalar}, i64 0")
-        order = f"<{self.lanes} x i32> zeroinitializer"
-        return w.emit(f"shufflevector {self.vector} {one}, {self.vector} poison, {order}")
-
-    def multiply_add(self, w: LoopWriter, a: str, b: str, c: str) -> str:
-        """a * b + c, fused where that is an instruction (elsewhere it would be a libm call)."""
-        v = self.vector
-        if self.fma:
-            return w.emit(f"call {v} @llvm.fma.{self.suffix}({v} {a}, {v} {b}, {v} {c})")
-        return w.emit(f"fadd {v} {w.emit(f'fmul {v} {a}, {b}')}, {c}")
-
-    def load(self, w: LoopWriter, address: str, mask: str | None = None) -> str:
-        if mask is None:
-            return w.emit(f"load {self.vector}, ptr {address}, align {self.size}")
-        return w.emit(
-            f"call {self.vector} @llvm.masked.load.{self.suffix}.p0(ptr {address}, "
-            f"i32 {self.size}, <{self.lanes} x i1> {mask}, {self.vector} zeroinitializer)"
-        )
-
-    def store(self, w: LoopWriter, value: str, address: str, mask: str | None = None) -> None:
-        if mask is None:
-            w.do(f"store {self.vector} {value}, ptr {address}, align {self.size}")
-        else:
-            w.do(
-                f"call void @llvm.masked.store.{self.suffix}.p0({self.vector} {value}, "
-                f"ptr {address}, i32 {self.size}, <{self.lanes} x i1> {mask})"
-            )
-
-    def mask(self, w: LoopWriter, live: str) -> str:
-        """The first `live` lanes (an i64), as <lanes x i1>."""
-        integers = f"<{self.lanes} x i{8 * self.size}>"
-        kind = f"i{8 * self.size}"
-        count = live if kind == "i64" else w.emit(f"trunc i64 {live} to {kind}")
-        one = w.emit(f"insertelement {integers} poison, {kind} {count}, i64 0")
-        order = f"<{self.lanes} x i32> zeroinitializer"
-        limit = w.emit(f"shufflevector {integers} {one}, {integers} poison, {order}")
-        steps = ", ".join(f"{kind} {i}" for i in range(self.lanes))
-        return w.emit(f"icmp ult {integers} <{steps}>, {limit}")
-
-
-def element(dtype: DType, host: Host) -> Element:
-    """Raises TypeError unless `dtype` is float32 or float64."""
-    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
-        raise TypeError(f"contraction: {dtype} has no vector kernel; cast to float32 or float64")
-    kind = "float" if dtype.itemsize == 4 else "double"
-    return Element(kind, host.vector_bytes // dtype.itemsize, dtype.itemsize, host.fma)
 
 
 @dataclass(frozen=True)
@@ -105,6 +26,10 @@ class Kernel:
         by_rows: A[r, k] is at A + r*as + k; else at A + r + k*as.
         fetch: in each step of K, a cache line is asked for that will be needed later: those at P,
             P + ps, P + 2*ps, ...
+        packs: "rows": every line of B is stored at P, P + ps, ... as well, for later panels.
+            "columns": B[k, j] is at B + k + j*bs, k is a multiple of `group`, and the tile is one
+            vector wide; what stands for missing columns in P is the last one.
+        ahead: how many lines before it is read each line of B is asked for; 0 if it is not.
     """
 
     rows: int
@@ -113,24 +38,29 @@ class Kernel:
     by_rows: bool
     element: Element
     fetch: bool = False
+    packs: str | None = None
+    ahead: int = 0
 
     @property
     def name(self) -> str:
-        tail = "m" * self.masked + "f" * self.fetch
+        tail = "m" * self.masked + "f" * self.fetch + (self.packs or "")[:1]
+        tail += f"a{self.ahead}" * (self.ahead > 0)
         mode = "row" if self.by_rows else "col"
-        return f"dm_gemm_{self.rows}x{self.vectors}{tail}_{mode}_{self.element.suffix}"
+        return f"dm_gemm_{self.rows}x{self.vectors}{tail}_{mode}_{self.element.name}"
 
 
-ARGUMENTS = "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add"
-FETCHED = ", ptr %P, i64 %ps"
+ARGUMENTS = (
+    "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add, "
+    "ptr %P, i64 %ps"
+)
 
 
 @cache
 def kernel(spec: Kernel, host: Host) -> str:
-    """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0).
+    """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0), P, ps.
 
-    Strides count elements. One rank-one step a turn: with a dozen multiply-adds or more in it,
-    longer turns are no faster, and they take longer to compile.
+    Strides count elements. A turn is one rank-one step: with a dozen multiply-adds or more in it,
+    longer turns are no faster, and they take longer to compile. Where B is packed, it is a group.
     """
     body = _Body(spec)
     w = body.w
@@ -143,16 +73,15 @@ def kernel(spec: Kernel, host: Host) -> str:
 
     w.block("turn")
     phis = len(w.lines)
-    turned = (w.label, body.step(body.names()))
-    w.do("%left.next = sub i64 %left, 1")
+    turned = (w.label, body.turn(body.names()))
+    w.do(f"%left.next = sub i64 %left, {body.steps}")
     w.do("%more = icmp ne i64 %left.next, 0")
     w.do("br i1 %more, label %turn, label %finish")
     w.lines[phis:phis] = body.phis(zeros, loaded, turned)
     w.block("finish")
     body.store_tile(turned[1][body.fixed :])
     w.do("ret void")
-    arguments = ARGUMENTS + FETCHED * spec.fetch
-    head = f"define internal void @{spec.name}({arguments}) {attributes(host)} {{"
+    head = f"define internal void @{spec.name}({ARGUMENTS}) {attributes(host)} {{"
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 
@@ -161,18 +90,22 @@ Incoming = tuple[str, list[str]]  # a block's label and the state on leaving it
 
 class _Body:
     """Pieces of a micro-kernel. Its state is a list: steps left, place in A, pointer into B, the
-    line to fetch if there is one, sums.
+    line to fetch or to store if there is one, sums.
 
     The place in A is a pointer, or by rows the column's index: rows keep pointers of their own.
     """
 
     def __init__(self, spec: Kernel) -> None:
         self.spec, self.w = spec, LoopWriter()
-        self.fixed = 3 + spec.fetch  # entries of the state ahead of the sums
+        self.turns = spec.packs == "columns"
+        self.moves = spec.fetch or spec.packs is not None  # P is part of the state
+        self.fixed = 3 + self.moves  # entries of the state ahead of the sums
+        self.steps = group(spec.element) if self.turns else 1  # of K, in a turn
         self.mask = spec.element.mask(self.w, "%live") if spec.masked else None
         self.tile = [(r, v) for r in range(spec.rows) for v in range(spec.vectors)]
+        self.ahead = self.w.op("mul", "%bs", spec.ahead) if spec.ahead else ""
+        self.columns = self._columns() if self.turns else []
         self.rows = self._rows() if spec.by_rows else []
-        self.where = self._where()
 
     def _rows(self) -> list[str]:
         """Pointers to the rows of A, read back from memory.
@@ -191,8 +124,16 @@ class _Body:
         w.block("start")
         return [w.emit(f"load ptr, ptr {slot}, align 8") for slot in slots]
 
+    def _columns(self) -> list[str]:
+        """How far the columns of B are from the first one."""
+        w, lanes = self.w, self.spec.element.lanes
+        if not self.spec.masked:
+            return [w.op("mul", "%bs", j) for j in range(lanes)]
+        last = w.op("sub", "%live", 1)
+        return ["0", *(w.op("mul", w.minimum(last, j), "%bs") for j in range(1, lanes))]
+
     def _where(self) -> list[str]:
-        """Addresses of the tile's vectors in C."""
+        """Addresses of the tile's vectors in C, formed where they are used: registers are few."""
         w, e, row = self.w, self.spec.element, "%C"
         out = []
         for r, v in self.tile:
@@ -202,11 +143,11 @@ class _Body:
         return out
 
     def start(self, sums: list[str]) -> list[str]:
-        return ["%k", "0" if self.spec.by_rows else "%A", "%B", *["%P"] * self.spec.fetch, *sums]
+        return ["%k", "0" if self.spec.by_rows else "%A", "%B", *["%P"] * self.moves, *sums]
 
     def names(self) -> list[str]:
         sums = (f"%c{r}.{v}" for r, v in self.tile)
-        return ["%left", "%a", "%b", *["%p"] * self.spec.fetch, *sums]
+        return ["%left", "%a", "%b", *["%p"] * self.moves, *sums]
 
     def phis(self, *sources: Incoming) -> list[str]:
         place = "i64" if self.spec.by_rows else "ptr"
@@ -217,31 +158,55 @@ class _Body:
             for i, (name, kind) in enumerate(zip(self.names(), types, strict=True))
         ]
 
-    def step(self, state: list[str]) -> list[str]:
-        """A rank-one update of the state."""
+    def turn(self, state: list[str]) -> list[str]:
+        """The state after a turn of the loop over K."""
+        w, e, spec = self.w, self.spec.element, self.spec
+        a, b, p, sums = state[1], state[2], state[3 : self.fixed], state[self.fixed :]
+        for line in self._turned(b) if self.turns else [self._line(b)]:
+            for v, y in enumerate(line if spec.packs else []):
+                e.store(w, y, w.at(p[0], e.type, v * e.lanes))
+            if spec.fetch:
+                w.do(f"call void @llvm.prefetch.p0(ptr {p[0]}, i32 0, i32 2, i32 1)")
+            sums = self._update(a, line, sums)
+            a = w.op("add", a, 1) if spec.by_rows else w.at(a, e.type, "%as")
+            p = [w.at(x, e.type, "%ps") for x in p]
+        b = w.at(b, e.type, self.steps if self.turns else "%bs")
+        return ["%left.next", a, b, *p, *sums]
+
+    def _line(self, b: str) -> list[str]:
+        """The vectors of a line of B."""
+        w, e = self.w, self.spec.element
+        vectors = range(self.spec.vectors)
+        if self.spec.ahead:
+            later = w.at(b, e.type, self.ahead)
+            for v in vectors:
+                at = w.at(later, e.type, v * e.lanes)
+                w.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 3, i32 1)")
+        return [e.load(w, w.at(b, e.type, v * e.lanes), self._mask(v)) for v in vectors]
+
+    def _turned(self, b: str) -> list[list[str]]:
+        """The next lines of B, formed of parts of its columns."""
+        w, e = self.w, self.spec.element
+        return [[line] for line in turned(w, e, [w.at(b, e.type, x) for x in self.columns], "0")]
+
+    def _update(self, a: str, line: list[str], sums: list[str]) -> list[str]:
+        """The sums after a rank-one update: the column of A at `a` times a line of B."""
         w, spec, e = self.w, self.spec, self.spec.element
-        a, b, sums = state[1], state[2], state[self.fixed :]
-        fetch = []
-        if spec.fetch:
-            w.do("call void @llvm.prefetch.p0(ptr %p, i32 0, i32 2, i32 1)")
-            fetch = [w.at("%p", e.type, "%ps")]
-        line = [e.load(w, w.at(b, e.type, v * e.lanes), self._mask(v)) for v in range(spec.vectors)]
         new: list[str] = []
         for r in range(spec.rows):
             address = w.at(self.rows[r], e.type, a) if spec.by_rows else w.at(a, e.type, r)
             x = e.broadcast(w, w.emit(f"load {e.type}, ptr {address}, align {e.size}"))
             for v, y in enumerate(line):
                 new.append(e.multiply_add(w, x, y, sums[r * spec.vectors + v]))
-        a = w.op("add", a, 1) if spec.by_rows else w.at(a, e.type, "%as")
-        return ["%left.next", a, w.at(b, e.type, "%bs"), *fetch, *new]
+        return new
 
     def _mask(self, vector: int) -> str | None:
         return self.mask if vector == self.spec.vectors - 1 else None
 
     def load_tile(self) -> list[str]:
-        pairs = zip(self.tile, self.where, strict=True)
+        pairs = zip(self.tile, self._where(), strict=True)
         return [self.spec.element.load(self.w, at, self._mask(v)) for (_, v), at in pairs]
 
     def store_tile(self, sums: list[str]) -> None:
-        for (_, v), at, total in zip(self.tile, self.where, sums, strict=True):
+        for (_, v), at, total in zip(self.tile, self._where(), sums, strict=True):
             self.spec.element.store(self.w, total, at, self._mask(v))

@@ -8,8 +8,9 @@ integer division by zero is 0, oversized shifts shift everything out.
 from __future__ import annotations
 
 from ..spec import DType, bool_, float32, int64
-from .conversion import cast
+from .conversion import cast, flush, narrow
 from .division import floating_floordiv, floating_mod, integer_divmod
+from .native import lookup, scale
 from .values import Writer, literal, literal_value, memory_type, register_type, splat
 
 __all__ = ["Writer", "apply", "cast", "literal", "memory_type", "register_type", "splat"]
@@ -40,12 +41,17 @@ def apply(
         TypeError: `fn` is no core primitive, or not defined on these types.
     """
     operand = arg_dtypes[0]
+    if fn == "lookup":
+        entries = [literal(literal_value(a), dtype, 1) for a in args[1:]]
+        return lookup(w, args[0], entries, lanes)
     if fn == "select":
         kind = register_type(dtype, lanes)
         cond = f"{register_type(bool_, lanes)} {args[0]}"
         return w.emit(f"select {cond}, {kind} {args[1]}, {kind} {args[2]}")
     if fn == "cast":
         return cast(w, args[0], operand, dtype, lanes)
+    if fn == "narrow":
+        return narrow(w, args[0], lanes)
     if fn == "bitcast":
         source, target = register_type(operand, lanes), register_type(dtype, lanes)
         return args[0] if source == target else w.emit(f"bitcast {source} {args[0]} to {target}")
@@ -79,6 +85,10 @@ def _floating(
         return w.call(_INTRINSIC[fn], kind, args)
     if fn == "neg":
         return w.emit(f"fneg {kind} {args[0]}")
+    if fn == "flush":
+        return flush(w, args[0], dtype, lanes)
+    if fn == "scale":
+        return scale(w, args[0], args[1], dtype, lanes)
     if fn in ("minimum", "maximum"):
         return _extreme(w, "olt" if fn == "minimum" else "ogt", *args, kind=kind, lanes=lanes)
     if fn == "floordiv":

@@ -92,33 +92,37 @@ def _pointers(nest: Nest, buffers: list[Buffer], first: int = 0) -> None:
 
 
 def _contraction(kernel: Kernel, c: Contraction, name: str, host: Host) -> Code:
-    plain = is_plain(kernel)
-    code = contract.emit(name, c.gemm, host, None if plain else f"{name}_epilogue")
-    target = kernel.stores[0].buffer
-    buffers = [c.a, c.b, (target, 0)]
-    text, declarations = code.text, set[str]()
-    if not plain:
-        epilogue, extra, declarations = _epilogue(kernel, c, f"{name}_epilogue", host)
-        buffers += [(b, 0) for b in extra]
-        text = epilogue + text
-    return Code(text, buffers, code.chunks, dict(code.helpers), declarations, code.scratch)
+    if is_plain(kernel):
+        code = contract.emit(name, c.gemm, host, None, c.cut)
+        buffers = [c.a, c.b, (kernel.stores[0].buffer, 0)]
+        return Code(code.text, buffers, code.chunks, dict(code.helpers))
+    outside = _outside([s.value for s in kernel.stores], c.reduce)
+    read = sorted({e.buffer for e in outside if isinstance(e, Load)}, key=str)
+    extra = list(dict.fromkeys([*kernel.writes(), *read]))
+    code = contract.emit(name, c.gemm, host, f"{name}_epilogue", c.cut)
+    epilogue, declarations = _epilogue(kernel, c, f"{name}_epilogue", extra, host, code.widths)
+    buffers = [c.a, c.b, *((b, 0) for b in extra)]
+    return Code(epilogue + code.text, buffers, code.chunks, dict(code.helpers), declarations)
 
 
 def _epilogue(
-    kernel: Kernel, c: Contraction, name: str, host: Host
-) -> tuple[str, list[Buffer], set[str]]:
-    """What happens to each finished tile: the kernel's stores, with the tile as the contraction."""
-    inner = [s.value for s in kernel.stores]
-    reads = {e.buffer for e in _outside(inner, c.reduce) if isinstance(e, Load)}
-    first = kernel.stores[0].buffer
-    extra = [
-        b for b in dict.fromkeys([*kernel.writes(), *sorted(reads, key=str)]) if b is not first
-    ]
+    kernel: Kernel,
+    c: Contraction,
+    name: str,
+    buffers: list[Buffer],
+    host: Host,
+    widths: tuple[int, int],
+) -> tuple[str, set[str]]:
+    """What happens to each finished tile: the kernel's stores, with the tile as the contraction.
+
+    Args:
+        widths: see `product.Code`.
+    """
     nest = Nest(host, {})
-    _pointers(nest, [first, *extra], first=2)
-    _Tile(nest, kernel, c).emit()
+    _pointers(nest, buffers, first=2)
+    _Tile(nest, kernel, c, widths).emit()
     arguments = "ptr %bufs, i64 %batch, i64 %i0, i64 %j0, i64 %mr, i64 %nr, ptr %tile, i64 %ldt"
-    return _function(f"@{name}({arguments})", nest, host), extra, nest.w.declarations
+    return _function(f"@{name}({arguments})", nest, host), nest.w.declarations
 
 
 def _outside(roots: list[Expr], stop: Expr) -> list[Expr]:
@@ -136,8 +140,9 @@ def _outside(roots: list[Expr], stop: Expr) -> list[Expr]:
 
 
 class _Tile:
-    def __init__(self, nest: Nest, kernel: Kernel, c: Contraction) -> None:
+    def __init__(self, nest: Nest, kernel: Kernel, c: Contraction, widths: tuple[int, int]) -> None:
         self.nest, self.kernel, self.c = nest, kernel, c
+        self.multiple, self.most = widths
         widest = max(b.spec.dtype.itemsize for b in kernel.writes())
         self.lanes = nest.host.vector_bytes // max(widest, c.gemm.dtype.itemsize)
 
@@ -168,19 +173,23 @@ class _Tile:
         nest, w, lanes = self.nest, self.nest.w, self.lanes
         here = nest.levels[-1].block
         w.lines = here.lines
-        whole = w.emit(f"and i64 %nr, {-lanes}")
-        some = w.emit(f"icmp ne i64 {whole}, 0")
 
         def full(index: str, _: list[str]) -> list[str]:
             self._vector(row, index, None)
             return []
 
-        def all_full() -> None:
-            nest.loop("0", whole, lanes, full)
+        if self.multiple % lanes == 0:
+            nest.loop("0", "%nr", lanes, full)
+            return
+        whole = "0"
+        if self.most >= lanes:
+            whole = w.emit(f"and i64 %nr, {-lanes}")
+            some = w.emit(f"icmp ne i64 {whole}, 0")
 
-        nest.when(some, all_full)
-        w.lines = nest.levels[-1].block.lines
-        left = w.emit(f"icmp ult i64 {whole}, %nr")
+            def all_full() -> None:
+                nest.loop("0", whole, lanes, full)
+
+            nest.when(some, all_full)
 
         def tail() -> None:
             w.lines = nest.levels[-1].block.lines
@@ -192,6 +201,11 @@ class _Tile:
             )
             self._vector(row, whole, w.emit(f"icmp ult {kind} {iota(lanes)}, {every}"))
 
+        if self.most < lanes:
+            tail()
+            return
+        w.lines = nest.levels[-1].block.lines
+        left = w.emit(f"icmp ult i64 {whole}, %nr")
         nest.when(left, tail)
 
     def _vector(self, row: str, index: str, mask: str | None) -> None:

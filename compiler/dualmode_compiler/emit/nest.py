@@ -28,7 +28,7 @@ class Nest(Levels):
 
     def __init__(self, host: Host, pointers: dict[Buffer, str]) -> None:
         super().__init__()
-        self.host = host
+        self.host = self.w.host = host
         self.pointers = pointers
         self.splats: dict[tuple[str, DType, int], str] = {}
         self.expanded: dict[Expr, Expr] = {}
@@ -37,8 +37,11 @@ class Nest(Levels):
         # values to load from a row, at that axis times that step
         self.rows: dict[Expr, tuple[str, Axis, int]] = {}
         self.streaming: set[Buffer] = set()  # where whole vectors are stored past the caches
-        self.ahead: dict[Buffer, int] = {}  # how many elements ahead to prefetch
-        self.readers: dict[Buffer, list[Load]] = {}  # the loads of these, in order
+        self.ahead: dict[Load, int] = {}  # loads that prefetch, and how many elements ahead
+
+    def extent(self, axis: Axis) -> str:
+        """The number of values of a bound axis."""
+        return str(axis.extent)
 
     def _level(self, x: Expr) -> int:
         return max((self.depth[a] for a in x.axes), default=0)
@@ -207,20 +210,14 @@ class Nest(Levels):
             return Value(self.from_memory(out, dtype, lanes), lanes)
         place = self.address(x.buffer, index)
         self._to(level)
-        if lanes > 1 and scope.mask is None and x.buffer in self.ahead:
+        if lanes > 1 and scope.mask is None and x in self.ahead:
             self._prefetch(x, place)
         out = self.read(dtype, place, lanes, scope.mask)
         return Value(self.from_memory(out, dtype, lanes), lanes)
 
     def _prefetch(self, x: Load, place: str) -> None:
-        """Ask for the next row, in the second loop over a row: the first waits for memory."""
-        readers = self.readers.setdefault(x.buffer, [])
-        if x not in readers:
-            readers.append(x)
-        if readers.index(x) != 1:
-            return
         element = memory_type(x.dtype, 1)
-        later = self.w.emit(f"getelementptr {element}, ptr {place}, i64 {self.ahead[x.buffer]}")
+        later = self.w.emit(f"getelementptr {element}, ptr {place}, i64 {self.ahead[x]}")
         self._intrinsic("void @llvm.prefetch.p0", f"ptr {later}, i32 0, i32 3, i32 1")
 
     def read(self, dtype: DType, place: str, lanes: int, mask: str | None) -> str:

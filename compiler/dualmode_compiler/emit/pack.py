@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from ..runtime.jit import Host
-from .gemm import Element, attributes
+from .simd import Element, attributes
 from .writer import LoopWriter
 
 
@@ -80,19 +80,28 @@ def _gather(w: LoopWriter, e: Element, columns: list[str], i: str) -> None:
 
 
 def _transpose(w: LoopWriter, e: Element, columns: list[str]) -> None:
-    """Rows in groups, as many as fit 16 bytes; the last group may overlap the one before.
-
-    Column j's group goes to 128-bit lane j // group, by loads alone; a transpose inside the lanes
-    then puts every element in its place (half the shuffles of a transpose of whole vectors).
-    """
-    group = 16 // e.size
-    final = w.emit(f"sub i64 %k, {group}")
-    with w.loop(0, "%k", group) as turn:
+    """Rows in groups; the last group may overlap the one before."""
+    final = w.emit(f"sub i64 %k, {group(e)}")
+    with w.loop(0, "%k", group(e)) as turn:
         i = w.minimum(turn, final)
-        lines = [_lanes(w, e, columns[j::group], i, group) for j in range(group)]
-        for row, line in enumerate(_within_lanes(w, e, lines)):
+        for row, line in enumerate(turned(w, e, columns, i)):
             at = w.op("mul", w.op("add", i, row), "%ds")
             e.store(w, line, w.at("%dst", e.type, at))
+
+
+def group(e: Element) -> int:
+    """Elements of a column that are read at once: 16 bytes."""
+    return 16 // e.size
+
+
+def turned(w: LoopWriter, e: Element, columns: list[str], i: str) -> list[str]:
+    """A group of rows from row `i` of a strip, given pointers to its columns.
+
+    Column j's part goes to 128-bit lane j // group, by loads alone; a transpose inside the lanes
+    then puts every element in its place (half the shuffles of a transpose of whole vectors).
+    """
+    size = group(e)
+    return _within_lanes(w, e, [_lanes(w, e, columns[j::size], i, size) for j in range(size)])
 
 
 def _lanes(w: LoopWriter, e: Element, columns: list[str], i: str, group: int) -> str:

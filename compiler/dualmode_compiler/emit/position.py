@@ -20,7 +20,7 @@ UNROLL = 16  # vectors that are written out rather than put in a loop, where tha
 LIGHT = 4  # additions of a value up to which it is
 
 
-class _Order:
+class Order:
     """Comparisons of `x`'s values, in vectors of `lanes`."""
 
     def __init__(self, nest: Nest, x: Reduce, lanes: int) -> None:
@@ -61,7 +61,7 @@ class _Order:
         return self.nest.w.emit(f"select {bits} {mask}, {kind} {a}, {kind} {b}")
 
 
-class Down(_Order):
+class Down(Order):
     """One element after the other; the lanes, if any, hold results of their own."""
 
     def __init__(self, nest: Nest, x: Reduce, lanes: int) -> None:
@@ -90,7 +90,7 @@ class Down(_Order):
             nest.scope(axis, index, lambda: new.extend(rest(phis)))
             return new
 
-        return nest.loop("0", str(axis.extent), 1, iteration, carried)
+        return nest.loop("0", nest.extent(axis), 1, iteration, carried)
 
     def _step(self, pair: list[str]) -> list[str]:
         nest, x, lanes = self.nest, self.x, self.lanes
@@ -108,7 +108,7 @@ class Down(_Order):
         ]
 
 
-class Across(_Order):
+class Across(Order):
     """Neighbours lie in the lanes: the block that holds the first extreme is found, then searched.
 
     Each lane keeps the best of its values and the block in which it came first, so that nearly all

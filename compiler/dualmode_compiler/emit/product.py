@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
+from ..halves import element_of, in_steps
 from ..runtime.jit import Host
-from ..tiling import Gemm, is_flipped, tiling
+from ..tiling import LARGE, Gemm, Tiling, is_flipped, tiling
 from .dot import COLUMNS as DOT_COLUMNS
 from .dot import dot, dot_name
-from .gemm import Kernel, attributes, element, kernel
-from .pack import packer, packer_name
+from .gemm import Kernel, kernel
+from .packing import Packing
+from .simd import attributes
 from .writer import LoopWriter
-
-# Rows of B that are packed together.
-PAGES = 16
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Code:
         helpers: IR of internal functions that it calls, by name; equal names have equal text.
         scratch: bytes of memory needed beside the stack: 0.
         flops: floating-point operations in all.
+        widths: the least and the most columns of C that are handed on together; all numbers of
+            columns are multiples of the least.
     """
 
     text: str
@@ -34,6 +38,7 @@ class Code:
     helpers: dict[str, str]
     scratch: int
     flops: int
+    widths: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,30 @@ class Product:
     Some products are written as the transposed ones (`is_flipped`).
     """
 
-    def __init__(self, name: str, g: Gemm, host: Host, epilogue: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        g: Gemm,
+        host: Host,
+        epilogue: str | None,
+        cut: Tiling | None = None,
+    ) -> None:
         self.flipped = is_flipped(g, host)
         if self.flipped:
             g = g.transposed()
-        self.name, self.g, self.host, self.epilogue = name, g, host, epilogue
-        self.e = element(g.dtype, host)
-        self.t = tiling(g, host, epilogue is not None)
+        self.flops = 2 * g.macs
+        self.t = cut or tiling(g, host, epilogue is not None)
+        self.name, self.host, self.epilogue = name, host, epilogue
+        self.g = g = in_steps(g, host)
+        self.e = element_of(g, host)
+        loose = g.half.loose if g.half else (False, False)
+        # The types in which strides of A, B and C count.
+        self.units = (*("i16" if x else self.e.type for x in loose), self.e.type)
         self.w = LoopWriter()
         self.helpers: dict[str, str] = {}
         self.allocas: list[str] = []
-        self.width = self.t.vectors * self.e.lanes
-        self.tile_size = min(self.t.depth, g.k) * self.width
+        self.packing = Packing(self.w, g, self.t, host, self.e, self.units, self.helpers)
+        self.width = self.packing.width
         self.masks = host.vector_bytes >= 32
         # What is not stored by whole or masked vectors goes to scratch, and is copied out.
         fits = self.masks or g.n % self.e.lanes == 0
@@ -100,7 +117,12 @@ class Product:
         head = (
             f"define internal void @{self.name}(ptr %bufs, i64 %chunk) {attributes(self.host)} {{"
         )
-        return Code(f"{head}\nentry:\n{body}\n}}\n", chunks, self.helpers, 0, 2 * g.macs)
+        widths = (math.gcd(g.n, self.e.lanes), min(g.n, t.columns))
+        if self.flipped:
+            widths = (1, 1)
+        elif t.dots:
+            widths = (1, widths[1])
+        return Code(f"{head}\nentry:\n{body}\n}}\n", chunks, self.helpers, 0, self.flops, widths)
 
     def _argument(self, i: int) -> str:
         return self.w.emit(f"load ptr, ptr {self.w.at('%bufs', 'ptr', i)}, align 8")
@@ -111,15 +133,10 @@ class Product:
         wide = -(-min(t.columns, self.g.n) // unit) * unit
         self.ldt = wide + lanes if wide > lanes else wide
         high = t.tallest * (t.panels_per_block if self.stretches > 1 else 1)
-        self.ldp = -(-t.tallest // lanes) * lanes
-        deep = min(t.depth, self.g.k)
-        tiles = -(-min(t.columns, self.g.n) // self.width)
         if self.scratch:
             self._alloca("tile", high * self.ldt + max(lanes, DOT_COLUMNS))
-        if t.pack_a:
-            self._alloca("panel", deep * self.ldp)
-        if t.pack_b:
-            self._alloca("strips", deep * tiles * self.width)
+        for name, size in self.packing.sizes().items():
+            self._alloca(name, size)
 
     def _alloca(self, name: str, size: int) -> None:
         self.allocas.append(f"  %{name} = alloca [{size} x {self.e.type}], align 64")
@@ -172,36 +189,62 @@ class Product:
             here = w.op("urem", flat, extent) if i else flat
             flat = w.op("udiv", flat, extent) if i else flat
             for x, stride in enumerate(strides):
-                out[x] = w.at(out[x], self.e.type, w.op("mul", here, stride))
+                out[x] = w.at(out[x], self.units[x], w.op("mul", here, stride))
         return out
 
     def _stretch(self, k0: str, length: str | int, p0: str, p1: str | int) -> None:
         """The product over one stretch of K, panel by panel."""
-        w, t, e, g = self.w, self.t, self.e, self.g
-        b = w.at(self.b, e.type, w.op("mul", k0, g.b[0]))
-        b = w.at(b, e.type, w.op("mul", self.j0, g.b[1]))
+        w, t, g = self.w, self.t, self.g
+        unit_b = self.units[1]
+        b = w.at(self.b, unit_b, w.op("mul", k0, g.b[0]))
+        b = w.at(b, unit_b, w.op("mul", self.j0, g.b[1]))
+        if t.packs_first:
+            first = self._first_panel if t.pack_b == "columns" else partial(self._panel, first=True)
+            self._rows(b, k0, length, p0, p0, first)
+            if t.panels > 1:
+                second = w.op("add", p0, 1)
+                with w.when(w.emit(f"icmp ult i64 {second}, {p1}")), w.loop(second, p1) as p:
+                    self._rows(b, k0, length, p, p0, self._panel)
+            return
         if t.pack_b:
-            self._pack_strips(b, length)
-        with w.loop(p0, p1) as p:
-            row, is_tall, rows = w.op("mul", p, t.rows), None, str(t.rows)
-            if t.taller:
-                row = w.op("add", row, w.minimum(p, t.taller))
-                is_tall = w.emit(f"icmp ult i64 {p}, {t.taller}")
-                rows = w.emit(f"select i1 {is_tall}, i64 {t.rows + 1}, i64 {t.rows}")
-            a = w.at(self.a, e.type, w.op("mul", row, g.a[0]))
-            a = w.at(a, e.type, w.op("mul", k0, g.a[1]))
-            if t.pack_a:
-                a = self._packed_panel(a, p, row, rows, is_tall, length)
-            if self.scratch:
-                high = w.op("sub", p, p0) if self.stretches > 1 else "0"
-                c, ldc = w.at("%tile", e.type, w.op("mul", high, t.tallest * self.ldt)), self.ldt
-            else:
-                c, ldc = w.at(self.c, e.type, w.op("mul", row, g.c)), g.c
-                c = w.at(c, e.type, self.j0)
-            add = k0 if self.stretches > 1 else "0"
-            self._panel(_Panel(a, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
-            if self.scratch:
-                self._finish(k0, length, row, rows, c)
+            self.packing.pack_b(b, k0, length, self.columns)
+        if not t.pack_a:
+            with w.loop(p0, p1) as p:
+                self._rows(b, k0, length, p, p0, self._panel)
+            return
+        with w.loop(p0, p1, t.panels_packed) as first:
+            self.first = first
+            end = w.minimum(w.op("add", first, t.panels_packed), p1)
+            self.packing.pack_a(self.a, k0, length, first, end)
+            with w.loop(first, end) as p:
+                self._rows(b, k0, length, p, p0, self._panel)
+
+    def _rows(
+        self,
+        b: str,
+        k0: str,
+        length: str | int,
+        p: str,
+        p0: str,
+        panel: Callable[[_Panel], None],
+    ) -> None:
+        """Panel `p` of the block whose first one is `p0`, and what is done with its rows of C."""
+        w, t, e, g = self.w, self.t, self.e, self.g
+        row, rows, is_tall = self.packing.rows_of(p)
+        a = w.at(self.a, self.units[0], w.op("mul", row, g.a[0]))
+        a = w.at(a, self.units[0], w.op("mul", k0, g.a[1]))
+        if t.pack_a:
+            a = self.packing.panel(w.op("sub", p, self.first))
+        if self.scratch:
+            high = w.op("sub", p, p0) if self.stretches > 1 else "0"
+            c, ldc = w.at("%tile", e.type, w.op("mul", high, t.tallest * self.ldt)), self.ldt
+        else:
+            c, ldc = w.at(self.c, e.type, w.op("mul", row, g.c)), g.c
+            c = w.at(c, e.type, self.j0)
+        add = k0 if self.stretches > 1 else "0"
+        panel(_Panel(a, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
+        if self.scratch:
+            self._finish(k0, length, row, rows, c)
 
     def _following(self, k0: str, p: str, p0: str) -> tuple[str, str]:
         """What panel `p` fetches for the next stretch of K: see `_Panel`."""
@@ -211,100 +254,63 @@ class Product:
         k1 = w.op("add", k0, t.depth)
         row = w.at(self.b, self.e.type, w.op("mul", k1, g.b[0]))
         more = w.emit(f"icmp ult i64 {k1}, {g.k}")
-        line = w.op("mul", w.op("sub", p, p0), -(-self.tiles // self.across))
+        ahead = w.op("add", p0, int(t.packs_first))  # one that packs does not fetch
+        line = w.op("mul", w.op("sub", p, ahead), -(-self.tiles // self.across))
         return w.at(row, self.e.type, self.j0), w.emit(f"select i1 {more}, i64 {line}, i64 {g.n}")
 
-    def _pack_strips(self, b: str, length: str | int) -> None:
-        """The block of B, as micro-tile after micro-tile of `length` rows of `width`.
+    def _panel(self, x: _Panel, first: bool = False) -> None:
+        """A panel of A times the block of B: whole micro-tiles, then the last block's tail.
 
-        Contiguous rows are taken a few at a time over all strips: they lie on different pages.
+        The `first` one packs B, by rows.
         """
-        w, t, e, g = self.w, self.t, self.e, self.g
-        strips = -(-g.n // e.lanes)
-        if isinstance(self.columns, str):
-            strips = w.op("udiv", w.op("add", self.columns, e.lanes - 1), e.lanes)
-        few = w.loop(0, length, PAGES) if t.pack_b == "rows" else nullcontext("0")
-        with few as k, w.loop(0, strips) as s:
-            rows = w.minimum(w.op("sub", length, k), PAGES) if t.pack_b == "rows" else length
-            first = w.op("mul", s, e.lanes)
-            left = w.op("sub", self.columns, first)
-            source = w.at(b, e.type, w.op("mul", first, g.b[1]))
-            source = w.at(source, e.type, w.op("mul", k, g.b[0]))
-            offset = w.op("mul", w.op("udiv", s, t.vectors), self.tile_size)
-            lane = w.op("mul", w.op("urem", s, t.vectors), e.lanes)
-            target = w.at("%strips", e.type, w.op("add", offset, lane))
-            target = w.at(target, e.type, w.op("mul", k, self.width))
-            self._pack(t.pack_b, source, g.b, left, rows, target, self.width)
-
-    def _packed_panel(
-        self, a: str, p: str, row: str, rows: str, is_tall: str | None, length: str | int
-    ) -> str:
-        """The packed panel `p`: where several fit side by side, the first packs them all."""
-        w, t = self.w, self.t
-        if t.abreast == 1:
-            return self._pack_panel(a, rows, is_tall, length)
-        place = w.op("urem", p, t.abreast)
-        with w.when(w.emit(f"icmp eq i64 {place}, 0")):
-            left = w.minimum(w.op("sub", self.g.m, row), self.e.lanes)
-            self._pack_panel(a, left, None, length)
-        return w.at("%panel", self.e.type, w.op("mul", place, t.rows))
-
-    def _pack_panel(self, a: str, rows: str, is_tall: str | None, length: str | int) -> str:
-        """A panel of A, by columns of `ldp` rows; `rows` of them exist."""
-        w, e, g = self.w, self.e, self.g
-        for first in range(0, self.ldp, e.lanes):
-            # the one row more of a tall panel may need a strip that the others have not
-            some = w.when(is_tall) if is_tall and first == self.t.rows else nullcontext()
-            with some:
-                source = w.at(a, e.type, first * g.a[0])
-                left = str(int(rows) - first) if rows.isdigit() else w.op("sub", rows, first)
-                target = w.at("%panel", e.type, first)
-                strides = (g.a[1], g.a[0])
-                self._pack(self.t.pack_a, source, strides, left, length, target, self.ldp)
-        return "%panel"
-
-    def _pack(
-        self,
-        mode: str | None,
-        source: str,
-        strides: tuple[int, int],
-        columns: str,
-        length: str | int,
-        target: str,
-        ds: int,
-    ) -> None:
-        assert mode
-        name = packer_name(mode, self.e)
-        if name not in self.helpers:
-            self.helpers[name] = packer(mode, self.e, self.host)
-        self.w.do(
-            f"call void @{name}(ptr {source}, i64 {strides[0]}, i64 {strides[1]}, i64 {columns}, "
-            f"i64 {length}, ptr {target}, i64 {ds})"
-        )
-
-    def _panel(self, x: _Panel) -> None:
-        """A panel of A times the block of B: whole micro-tiles, then the last block's tail."""
         if self.t.dots:
             self._dots(x)
             return
         w, t, g, lanes = self.w, self.t, self.g, self.e.lanes
         tail = g.n % self.width
         ragged = self.across > 1 and tail > 0
+        vectors = -(-tail // lanes)
+        packs, fetch = ("rows", False) if first else (None, self.fetch)
+        ahead = t.ahead if first else 0
+        # Scratch and packed strips are whole vectors wide: only C and B in place need the mask.
+        masked = self.masks and not (self.scratch and t.pack_b and not first)
         if g.n >= self.width:
             whole = self.whole
-            spec = Kernel(t.rows, t.vectors, self.host.has_masks, t.by_rows, self.e, self.fetch)
+            # One kernel for both saves the time to compile another, but masks cost some.
+            shared = masked and vectors == t.vectors and g.macs < LARGE and self.host.has_masks
+            spec = Kernel(t.rows, t.vectors, shared, t.by_rows, self.e, fetch, packs, ahead)
             some = w.when(w.emit(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
             with some, w.loop(0, whole) as s:
                 self._tile(s, spec, lanes, x)
         if tail:
-            vectors = -(-tail // lanes)
-            # Scratch and packed strips are whole vectors wide: only C and B in place need the mask.
-            masked = self.masks and not (self.scratch and t.pack_b)
-            masked = masked or self.host.has_masks
-            spec = Kernel(t.rows, vectors, masked, t.by_rows, self.e, self.fetch)
+            spec = Kernel(t.rows, vectors, masked, t.by_rows, self.e, fetch, packs, ahead)
             with w.when(self.is_last) if ragged else nullcontext():
                 last = self.tiles // self.across - 1 if self.across > 1 else g.n // self.width
                 self._tile(str(last), spec, tail - (vectors - 1) * lanes, x)
+
+    def _first_panel(self, x: _Panel) -> None:
+        """The panel that packs the block of B by columns, strip by strip."""
+        w, t, lanes = self.w, self.t, self.e.lanes
+        tail = self.g.n % lanes
+        spec = Kernel(t.rows, 1, False, t.by_rows, self.e, packs="columns")
+        whole = self.columns
+        whole = whole // lanes if isinstance(whole, int) else w.op("udiv", whole, lanes)
+        if whole != 0:
+            ragged = self.across > 1 and tail > 0
+            some = w.when(w.emit(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
+            with some, w.loop(0, whole) as s:
+                self._strip(s, spec, lanes, x)
+        if tail:
+            with w.when(self.is_last) if self.across > 1 else nullcontext():
+                self._strip(str(whole), replace(spec, masked=True), tail, x)
+
+    def _strip(self, s: str, spec: Kernel, live: int, x: _Panel) -> None:
+        """Strip `s` of the first panel."""
+        w, e, across = self.w, self.e, self.g.b[1]
+        first = w.op("mul", s, e.lanes)
+        b, c = w.at(x.b, e.type, w.op("mul", first, across)), w.at(x.c, e.type, first)
+        packed = self.packing.strip(s)
+        self._call(spec, x, b, across, c, live, f"ptr {packed}, i64 {self.width}")
 
     def _dots(self, x: _Panel) -> None:
         """A panel of A times the block of B, some columns at a time."""
@@ -329,32 +335,42 @@ class Product:
 
     def _tile(self, s: str, spec: Kernel, live: int, x: _Panel) -> None:
         """Micro-tile `s` of the panel."""
-        w, t, e, g = self.w, self.t, self.e, self.g
-        if t.pack_b:
-            b, ldb = w.at("%strips", e.type, w.op("mul", s, self.tile_size)), self.width
-        else:
-            b, ldb = w.at(x.b, e.type, w.op("mul", s, self.width)), g.b[0]
+        w, e = self.w, self.e
+        b, ldb = w.at(x.b, e.type, w.op("mul", s, self.width)), self.g.b[0]
+        c, aside = w.at(x.c, e.type, w.op("mul", s, self.width)), self._aside(s, x)
+        if self.t.pack_b:
+            packed = self.packing.tile(s)
+            if spec.packs:
+                aside = f"ptr {packed}, i64 {self.width}"
+            else:
+                b, ldb = packed, self.width
+        self._call(spec, x, b, ldb, c, live, aside)
+
+    def _call(
+        self, spec: Kernel, x: _Panel, b: str, ldb: int, c: str, live: int, aside: str
+    ) -> None:
+        """Call a micro-kernel, or the one for a row more."""
+        t, g = self.t, self.g
         function = self._kernel(spec)
         if x.is_tall:
             tall = self._kernel(replace(spec, rows=spec.rows + 1))
-            function = w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
-        lda = g.a[0] if t.by_rows else self.ldp if t.pack_a else g.a[1]
-        c = w.at(x.c, e.type, w.op("mul", s, self.width))
-        w.do(
+            function = self.w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
+        lda = g.a[0] if t.by_rows else self.packing.ldp if t.pack_a else g.a[1]
+        self.w.do(
             f"call void {function}(ptr {x.a}, i64 {lda}, ptr {b}, i64 {ldb}, ptr {c}, i64 {x.ldc}, "
-            f"i64 {x.length}, i64 {live}, i64 {x.add}{self._fetched(s, x)})"
+            f"i64 {x.length}, i64 {live}, i64 {x.add}, {aside})"
         )
 
-    def _fetched(self, s: str, x: _Panel) -> str:
+    def _aside(self, s: str, x: _Panel) -> str:
         """The arguments that say what micro-tile `s` fetches: a column of lines, or nothing new."""
         if not self.fetch:
-            return ""
+            return "ptr null, i64 0"
         w, e = self.w, self.e
         first = w.op("mul", w.op("add", x.line, s), e.lanes)
         left = w.emit(f"icmp ult i64 {first}, {self.columns}")
         line = w.at(x.following, e.type, first)
         at = w.emit(f"select i1 {left}, ptr {line}, ptr {x.c}")
-        return f", ptr {at}, i64 {w.emit(f'select i1 {left}, i64 {self.g.b[0]}, i64 0')}"
+        return f"ptr {at}, i64 {w.emit(f'select i1 {left}, i64 {self.g.b[0]}, i64 0')}"
 
     def _kernel(self, spec: Kernel) -> str:
         if spec.name not in self.helpers:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ..expr import Apply, Const, Expr
 from ..runtime.cache import digest
 from ..spec import bool_
-from .gemm import attributes
 from .instructions import apply
+from .simd import attributes
 from .values import Writer, literal, register_type
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def branch(nest: Nest, block: Block, x: Apply, names: Sequence[str], lanes: int)
 
 def _function(nest: Nest, rare: Expr, arguments: Sequence[Expr], lanes: int) -> str:
     """The name of a function of the module with the value `rare`; equal ones are one."""
-    w = Writer()
+    w = Writer(nest.host)
     names = [f"%a{k}" for k in range(len(arguments))]
     out = straight(w, rare, dict(zip(arguments, names, strict=True)), lanes)
     kinds = [register_type(a.dtype, lanes) for a in arguments]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from ..expr import Apply, Axis, Expr, Load, Reduce, walk
-from ..spec import DType
+from ..spec import DType, bool_
 from .combine import across, combine, identity, pairwise, widen
 from .instructions import apply, literal, register_type
 from .levels import UNROLL, Value, mask_text, pieces
 from .nest import ACCUMULATORS, Nest
 from .position import Across, Down
+
+_EXTREMES = ("maximum", "minimum")
 
 
 def emit_reduce(nest: Nest, x: Reduce) -> Value:
@@ -55,23 +58,39 @@ class Fold:
         most = ACCUMULATORS if vectors == 1 else max(1, 2 * ACCUMULATORS // vectors)
         self.count = min(most, max(1, extent // (lanes if self.across else 1)))
         self.kind = register_type(x.dtype, lanes)
-        self.fused = x.kind == "add" and _is_product(x.body) and x.body not in nest.kept
+        self.fused = x.kind == "add" and is_product(x.body) and x.body not in nest.kept
+        # whether the accumulators leave NaN out, and a mask says which lanes have met one
+        self.apart = x.kind in _EXTREMES and _has_wide_nan(nest, x.dtype) and lanes > 1
+        self.kinds = [self.kind] * self.count + [register_type(bool_, lanes)] * self.apart
+
+    def start(self) -> list[str]:
+        """What the loops begin with: the accumulators, and the mask if there is one."""
+        x, lanes = self.x, self.lanes
+        accs = [literal(identity(x.kind, x.dtype), x.dtype, lanes)] * self.count
+        return accs + [literal(False, bool_, lanes)] * self.apart
 
     def emit(self) -> Value:
-        start = literal(identity(self.x.kind, self.x.dtype), self.x.dtype, self.lanes)
-        accs = self._loops(self.x.bound, [start] * self.count)
-        nest = self.nest
+        return self.total(self._loops(self.x.bound, self.start()))
+
+    def total(self, state: list[str]) -> Value:
+        """The result, from what the loops end with."""
+        nest, x, lanes = self.nest, self.x, self.lanes
         nest.w.lines = nest.levels[-1].block.lines
-        total = pairwise(nest.w, self.x.kind, accs, self.x.dtype, self.lanes)
+        accs = state[: self.count]
+        if self.apart:
+            mask, kind = self.kinds[-1], self.kind
+            nan = literal(math.nan, x.dtype, lanes)
+            accs[0] = nest.w.emit(f"select {mask} {state[-1]}, {kind} {nan}, {kind} {accs[0]}")
+        total = pairwise(nest.w, x.kind, accs, x.dtype, lanes)
         if not self.across:
             return Value(total, self.outer)
         return Value(across(nest.w, self.x.kind, total, self.x.dtype, self.lanes), 1)
 
-    def _loops(self, bound: Sequence[Axis], accs: list[str]) -> list[str]:
+    def _loops(self, bound: Sequence[Axis], state: list[str]) -> list[str]:
         if len(bound) == 1:
-            return self._innermost(bound[0], accs)
+            return self._innermost(bound[0], state)
         nest, axis = self.nest, bound[0]
-        carried = [(self.kind, a) for a in accs]
+        carried = list(zip(self.kinds, state, strict=True))
 
         def iteration(index: str, phis: list[str]) -> list[str]:
             new: list[str] = []
@@ -80,53 +99,84 @@ class Fold:
 
         return nest.loop("0", str(axis.extent), 1, iteration, carried)
 
-    def _innermost(self, axis: Axis, accs: list[str]) -> list[str]:
+    def _innermost(self, axis: Axis, state: list[str]) -> list[str]:
         """Groups of `count` steps in a loop, what is left written out, the last step masked."""
-        nest, extent = self.nest, axis.extent
-        accs, step = list(accs), self.lanes if self.across else 1
+        extent, step = axis.extent, self.stride
         group = step * self.count
         whole = extent // group * group
-
-        def several(index: str, phis: list[str]) -> list[str]:
-            return [
-                self.step(axis, _shifted(nest, index, u * step), acc) for u, acc in enumerate(phis)
-            ]
-
         if whole > group or (whole and group > UNROLL * step):
-            carried = [(self.kind, a) for a in accs]
-            accs = nest.loop("0", str(whole), group, several, carried)
+            carried = list(zip(self.kinds, state, strict=True))
+            state = self.nest.loop(
+                "0", str(whole), group, lambda i, phis: self.group(axis, i, phis), carried
+            )
         else:
             whole = 0
-        for u, start in enumerate(range(whole, extent, step)):
+        return self.rest(axis, whole, state)
+
+    @property
+    def stride(self) -> int:
+        """Elements of the innermost axis that a step takes."""
+        return self.lanes if self.across else 1
+
+    def group(self, axis: Axis, at: str, state: list[str]) -> list[str]:
+        """`count` steps from `at` on, one for each accumulator."""
+        nest, count = self.nest, self.count
+        places = [_shifted(nest, at, u * self.stride) for u in range(count)]
+        if not self.apart:
+            return [self.step(axis, p, acc) for p, acc in zip(places, state, strict=True)]
+        values = [self._at(axis, p, lambda: nest.vector(self.x.body, self.lanes)) for p in places]
+        nest.w.lines = nest.levels[-1].block.lines
+        accs = [self._beyond(v, acc) for v, acc in zip(values, state, strict=False)]
+        return [*accs, self._met_nan(values, state[-1])]
+
+    def rest(self, axis: Axis, start: int, state: list[str]) -> list[str]:
+        """The steps from `start` to the end of the axis, written out."""
+        state, extent = list(state), axis.extent
+        for u, at in enumerate(range(start, extent, self.stride)):
             k = u % self.count
-            if start + step <= extent:
-                accs[k] = self.step(axis, str(start), accs[k])
+            if at + self.stride <= extent:
+                state[k] = self.step(axis, str(at), state[k])
             else:
-                accs[k] = self._last(axis, start, accs[k])
-        return accs
+                state[k] = self._last(axis, at, state[k])
+        return state
 
     def step(self, axis: Axis, at: str, acc: str) -> str:
         """`acc` combined with the body at `at`, or at all lanes from there on."""
         nest, x, lanes = self.nest, self.x, self.lanes
-        out: list[str] = []
 
-        def body() -> None:
+        def body() -> str:
             if self.fused:
                 assert isinstance(x.body, Apply)
                 parts = [nest.vector(a, lanes) for a in x.body.args]
                 nest.w.lines = nest.levels[-1].block.lines
-                kinds = [x.dtype] * 3
-                out.append(apply(nest.w, "fma", [*parts, acc], kinds, x.dtype, lanes))
-                return
+                return apply(nest.w, "fma", [*parts, acc], [x.dtype] * 3, x.dtype, lanes)
             value = nest.vector(x.body, lanes)
             nest.w.lines = nest.levels[-1].block.lines
-            out.append(self._combine(acc, value, lanes))
+            return self._combine(acc, value, lanes)
 
-        if self.across:
-            nest.scope(axis, at, body, lanes, None)
-        else:
-            nest.scope(axis, at, body)
+        return self._at(axis, at, body)
+
+    def _at(self, axis: Axis, at: str, body: Callable[[], str]) -> str:
+        out: list[str] = []
+        lanes = self.lanes if self.across else None
+        self.nest.scope(axis, at, lambda: out.append(body()), lanes, None)
         return out[0]
+
+    def _beyond(self, value: str, acc: str) -> str:
+        """The larger one, or smaller one, in one instruction: `acc` where `value` is NaN."""
+        w, order = self.nest.w, "ogt" if self.x.kind == "maximum" else "olt"
+        better = w.emit(f"fcmp {order} {self.kind} {value}, {acc}")
+        mask = self.kinds[-1]
+        return w.emit(f"select {mask} {better}, {self.kind} {value}, {self.kind} {acc}")
+
+    def _met_nan(self, values: list[str], mask: str) -> str:
+        """`mask` with the lanes in which one of `values` is NaN: a comparison sees to two."""
+        w = self.nest.w
+        for k in range(0, len(values), 2):
+            a, b = values[k], values[min(k + 1, len(values) - 1)]
+            nan = w.emit(f"fcmp uno {self.kind} {a}, {b}")
+            mask = w.emit(f"or {self.kinds[-1]} {mask}, {nan}")
+        return mask
 
     def _last(self, axis: Axis, start: int, acc: str) -> str:
         """`acc` combined with what is left, less than a vector."""
@@ -153,7 +203,12 @@ class Fold:
         return combine(self.nest.w, self.x.kind, a, b, self.x.dtype, lanes)
 
 
-def _is_product(body: Expr) -> bool:
+def _has_wide_nan(nest: Nest, dtype: DType) -> bool:
+    """Whether NaN may be kept in masks: where these have registers, and values are not halves."""
+    return nest.host.has_masks and dtype.is_floating and dtype.itemsize >= 4
+
+
+def is_product(body: Expr) -> bool:
     return isinstance(body, Apply) and body.fn == "mul" and body.dtype.is_floating
 
 

@@ -19,22 +19,20 @@ from collections.abc import Callable
 from ..cost import CHUNK, PARALLEL, operations
 from ..expr import Axis, Buffer, Load, Reduce, walk
 from ..loops import Kernel, Store, loads
-from ..spec import bool_, int64
-from .combine import identity
-from .instructions import literal
-from .levels import Value, iota, mask_text, pieces
+from ..spec import bool_
+from . import pipeline
+from .columns import Columns
+from .levels import mask_text, pieces
 from .nest import Nest
-from .reduce import Fold
 from .resident import Row, resident_rows
-from .values import Writer, memory_type, splat
+from .streams import Stream
+from .values import Writer
 
 MOST = 32  # chunks at the most
 UNROLL = 4  # vectors that are written out rather than put in a loop
 REGISTERS = 16  # vectors of accumulators that one reduction may keep in registers
 LIGHT = 4  # additions per element up to which several vectors are computed at once
 CACHE = 1 << 20  # bytes from which columns are reduced in blocks
-BLOCK = 1 << 14  # bytes of accumulators of such a block
-TOGETHER = 8  # rows of it that are added at once
 AHEAD = 1 << 17  # bytes of a row up to which the next one is prefetched
 LONG = 256  # elements of a row from which its ends may be treated apart for non-temporal stores
 
@@ -61,8 +59,13 @@ class Loops:
         self.columns: list[Reduce] = []
         self._widen(extent)
         self.streams = self._streams(streams)
+        self.chunks = self._chunks()
         self.rows = self._rows()
-        nest.ahead.update(self._ahead())
+        self.in_flight = self._in_flight()
+        if not self.in_flight:
+            for row in self.rows:
+                nest.keep(row.value, row.reuse, kernel.axes[-1], self._row_lanes())
+            nest.ahead.update(self._ahead())
 
     # --- choices ----------------------------------------------------------------------------------
 
@@ -85,7 +88,8 @@ class Loops:
         size = max(math.prod(a.extent for a in (*e.bound, *e.axes)) for e in vertical)
         last = self.inside == len(self.kernel.axes)
         if vectors <= REGISTERS:
-            self.lanes *= 1 << (vectors - 1).bit_length()
+            near = size * 4 < CACHE  # then a few columns at a time will do, which is less code
+            self.lanes *= min(1 << (vectors - 1).bit_length(), 2 * UNROLL if near else REGISTERS)
         elif last and size * 4 >= CACHE and all(_is_simple(e) for e in vertical):
             self.columns = vertical
         else:
@@ -111,23 +115,28 @@ class Loops:
         same = all(s.offset is found[0].offset for s in found)
         return found if same and self.vector.extent >= LONG else []
 
-    def _ahead(self) -> dict[Buffer, int]:
-        """How far ahead to prefetch large buffers whose rows are read again, in elements.
+    def _ahead(self) -> dict[Load, int]:
+        """Loads that prefetch the next row, and how far ahead that is in elements.
 
-        A loop over a row that computes much leaves the memory idle: it asks for the next row.
+        A loop over a row that computes much leaves the memory idle: so where there is one, the
+        second loop over the row asks for the next row. The first one waits for memory anyway.
         """
         axes = self.kernel.axes[: self.inside - 1] if self.inside else self.kernel.axes
         if not axes or self.columns:
             return {}
-        found: dict[Buffer, int] = {}
+        readers: dict[Buffer, list[Load]] = {}
+        wanted: set[Buffer] = set()
         for e in walk([s.value for s in self.kernel.stores]):
-            if not isinstance(e, Reduce) or self._is_light(e):
-                continue
-            for x in loads(e.body):
-                row = self.nest.stride(x.index[0], axes[-1]) or 0
-                large = x.buffer.spec.nbytes >= CACHE
-                if large and 1 < row <= AHEAD // x.dtype.itemsize:
-                    found[x.buffer] = row
+            if isinstance(e, Load):
+                readers.setdefault(e.buffer, []).append(e)
+            elif isinstance(e, Reduce) and not self._is_light(e):
+                wanted |= {x.buffer for x in loads(e.body) if x.buffer.spec.nbytes >= CACHE}
+        found: dict[Load, int] = {}
+        for buffer in wanted:
+            _, *later = readers[buffer]
+            row = self.nest.stride(later[0].index[0], axes[-1]) or 0 if later else 0
+            if 1 < row <= AHEAD // buffer.spec.dtype.itemsize:
+                found[later[0]] = row
         return found
 
     def _rows(self) -> list[Row]:
@@ -135,12 +144,19 @@ class Loops:
         axes = self.kernel.axes
         if self.vector is None or self.inside + 1 < len(axes) or self.columns:
             return []
-        across = 1 if axes[-1] is self.vector else self.lanes
         stored = [s.value for s in self.by_depth[len(axes)]]
-        rows = resident_rows(stored, axes[-1], across)
-        for row in rows:
-            self.nest.keep(row.value, row.reuse, axes[-1], across)
-        return rows
+        return resident_rows(stored, axes[-1], self._row_lanes())
+
+    def _row_lanes(self) -> int:
+        """Values that a row holds for each of the innermost axis."""
+        return 1 if self.kernel.axes[-1] is self.vector else self.lanes
+
+    def _in_flight(self) -> bool:
+        """Whether the passes over neighbouring rows run at the same time."""
+        if not self.streams:
+            return False
+        rows = self.kernel.axes[0].extent // self.chunks
+        return pipeline.fits(self.nest, self.kernel, self.lanes, self.streams, rows)
 
     def _fill_rows(self) -> None:
         for row in self.rows:
@@ -156,10 +172,12 @@ class Loops:
         return chunks
 
     def _emit(self) -> int:
-        axes = self.kernel.axes
-        chunks = self._chunks()
+        axes, chunks = self.kernel.axes, self.chunks
         if chunks == 1:
-            self._axis(0)
+            if self.in_flight:
+                self._pipeline("0", str(axes[0].extent))
+            else:
+                self._axis(0)
             return 1
         outer, w = axes[0], self.nest.w
         size = math.ceil(outer.extent / chunks)
@@ -173,9 +191,15 @@ class Loops:
         stop = w.emit(f"select i1 {inside}, i64 {end}, i64 {outer.extent}")
         if outer is self.vector:
             self._vector(outer, start, stop)
+        elif self.in_flight:
+            self._pipeline(start, stop)
         else:
             self.nest.each(outer, lambda: self._axis(1), start, stop)
         return chunks
+
+    def _pipeline(self, start: str, stop: str) -> None:
+        (store,) = self.streams
+        pipeline.Pipeline(self.nest, self.kernel, self.lanes, store, self.rows).emit(start, stop)
 
     def _chunks(self) -> int:
         if self.work < PARALLEL or not self.kernel.axes or 0 in self.by_depth:
@@ -218,9 +242,11 @@ class Loops:
         if self.inside == len(self.kernel.axes):
             self._fill_rows()
         if self.columns:
-            self._blocks(axis, start, stop)
+            columns = Columns(self.nest, self.columns, axis, self._span)
+            columns.emit(start, stop, self._body)
         elif self.streams:
-            self._stream(axis, start, stop)
+            stream = Stream(self.nest, self.streams, axis, self.lanes, self._body)
+            stream.span(start, stop, lambda: self._span(axis, start, stop, self._body))
         else:
             self._span(axis, start, stop, self._body)
 
@@ -260,127 +286,6 @@ class Loops:
             return []
 
         self.nest.loop(start, stop, self.lanes, iteration)
-
-    # --- blocks of columns ------------------------------------------------------------------------
-
-    def _blocks(self, axis: Axis, start: str, stop: str) -> None:
-        """The reductions of a block of columns, each into a row; then what is made of them."""
-        nest = self.nest
-        size = max(e.dtype.itemsize for e in self.columns)
-        columns = BLOCK // size
-        rows = {e: nest.room(columns, e.dtype) for e in self.columns}
-
-        def iteration(index: str, _: list[str]) -> list[str]:
-            w = self._here()
-            end = w.emit(f"add nuw nsw i64 {index}, {columns}")
-            inside = w.emit(f"icmp ult i64 {end}, {stop}")
-            end = w.emit(f"select i1 {inside}, i64 {end}, i64 {stop}")
-            back = w.emit(f"sub i64 0, {index}")
-            for e, room in rows.items():
-                row = w.emit(f"getelementptr {memory_type(e.dtype, 1)}, ptr {room}, i64 {back}")
-                self._column_block(e, axis, row, index, end)
-                nest.rows[e] = row, axis, 1
-                self._here()
-            self._span(axis, index, end, self._body)
-            for e in rows:
-                del nest.rows[e]
-            return []
-
-        nest.loop(start, stop, columns, iteration)
-
-    def _column_block(self, e: Reduce, axis: Axis, row: str, start: str, stop: str) -> None:
-        (bound,) = e.bound
-        neutral = identity(e.kind, e.dtype)
-        nest = self.nest
-
-        def clear() -> None:
-            lanes = nest.levels[-1].lanes
-            nest.put(Value(literal(neutral, e.dtype, lanes), lanes), e.dtype, row, axis, 1)
-
-        def add(first: str, count: int) -> None:
-            lanes = nest.levels[-1].lanes
-            acc = nest.get(lanes, e.dtype, row, axis, 1)
-            fold = Fold(nest, e, lanes)
-            for k in range(count):
-                at = first
-                if k:
-                    at = self._here().emit(f"add nuw nsw i64 {first}, {k}")
-                acc = fold.step(bound, at, acc)
-            nest.put(Value(acc, lanes), e.dtype, row, axis, 1)
-
-        def rows(first: str, count: int) -> list[str]:
-            self._span(axis, start, stop, lambda: add(first, count))
-            return []
-
-        self._span(axis, start, stop, clear)
-        whole = bound.extent // TOGETHER * TOGETHER
-        if whole:
-            nest.loop("0", str(whole), TOGETHER, lambda i, _: rows(i, TOGETHER))
-        for count in (4, 2, 1):
-            if bound.extent - whole >= count:
-                rows(str(whole), count)
-                whole += count
-
-    # --- non-temporal stores ----------------------------------------------------------------------
-
-    def _stream(self, axis: Axis, start: str, stop: str) -> None:
-        """Part of a vector up to where the first store is aligned, whole ones, the rest."""
-        nest = self.nest
-        first, *others = self.streams
-        nest.open(nest.inherit(nest.levels[-1].block), axis, start)
-        place = nest.address(first.buffer, first.offset)
-        other = [nest.address(s.buffer, s.offset) for s in others]
-        nest.close()
-        w = self._here()
-        size, item = nest.host.vector_bytes, first.buffer.spec.dtype.itemsize
-        low = w.emit(f"ptrtoint ptr {place} to i64")
-        missing = w.emit(f"sub i64 0, {low}")
-        missing = w.emit(f"and i64 {missing}, {size - 1}")
-        head = w.emit(f"udiv i64 {missing}, {item}")
-        if others:  # no vectors where they are not aligned alike
-            apart = "0"
-            for p in other:
-                high = w.emit(f"ptrtoint ptr {p} to i64")
-                differ = w.emit(f"xor i64 {high}, {low}")
-                apart = w.emit(f"or i64 {apart}, {differ}")
-            apart = w.emit(f"and i64 {apart}, {size - 1}")
-            alike = w.emit(f"icmp eq i64 {apart}, 0")
-            apart = w.emit(f"xor i1 {alike}, true")
-            nest.when(alike, lambda: self._aligned(axis, start, stop, head))
-            nest.when(apart, lambda: self._span(axis, start, stop, self._body))
-        else:
-            self._aligned(axis, start, stop, head)
-
-    def _aligned(self, axis: Axis, start: str, stop: str, head: str) -> None:
-        nest, lanes, w = self.nest, self.lanes, self.nest.w
-
-        def part(at: str, count: str) -> None:
-            every = splat(self._here(), count, int64, lanes)
-            mask = w.emit(f"icmp ult <{lanes} x i64> {iota(lanes)}, {every}")
-            nest.scope(axis, at, self._body, lanes, mask)
-
-        def whole() -> None:
-            nest.streaming.update(s.buffer for s in self.streams)
-            self._loop(axis, first, full, self._body)
-            nest.streaming.clear()
-
-        self._here()
-        length = w.emit(f"sub i64 {stop}, {start}")
-        short = w.emit(f"icmp ult i64 {length}, {head}")
-        head = w.emit(f"select i1 {short}, i64 {length}, i64 {head}")
-        some = w.emit(f"icmp ne i64 {head}, 0")
-        nest.when(some, lambda: part(start, head))
-        self._here()
-        first = w.emit(f"add i64 {start}, {head}")
-        left = w.emit(f"sub i64 {stop}, {first}")
-        vectors = w.emit(f"and i64 {left}, {-lanes}")
-        full = w.emit(f"add i64 {first}, {vectors}")
-        some = w.emit(f"icmp ult i64 {first}, {full}")
-        nest.when(some, whole)
-        self._here()
-        left = w.emit(f"sub i64 {stop}, {full}")
-        some = w.emit(f"icmp ne i64 {left}, 0")
-        nest.when(some, lambda: part(full, left))
 
 
 def _is_simple(e: Reduce) -> bool:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..spec import DType, bool_, float16
+
+if TYPE_CHECKING:
+    from ..runtime.jit import Host
 
 _REGISTER = {
     "bool": "i1",
@@ -25,14 +28,16 @@ class Writer:
     """Collects the body of a function.
 
     Attributes:
+        host: the machine whose own instructions may be used; None for those that all have.
         lines: instructions so far.
         declarations: what their module must have besides: `declare` lines of the intrinsics that
             they call, and definitions of internal functions.
     """
 
-    __slots__ = ("_count", "declarations", "lines")
+    __slots__ = ("_count", "declarations", "host", "lines")
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host | None = None) -> None:
+        self.host = host
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self._count = 0

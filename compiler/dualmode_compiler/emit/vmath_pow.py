@@ -11,7 +11,7 @@ import math
 
 from ..expr import Expr, apply, cast, const, select
 from ..spec import float32, float64
-from .vmath_exp import exp_of_remainder, reduce, scale
+from .vmath_exp import exp_by_polynomial
 from .vmath_log import normal, split
 from .vmath_tools import (
     FORMATS,
@@ -200,15 +200,13 @@ def _bounded(y: Expr) -> Expr:
 
 def _power64(x: Expr, y: Expr) -> Expr:
     """exp(y * log(x)) with the logarithm and the product as unevaluated sums; x >= 0."""
-    f = FORMATS[float64]
     high, low = _log_sum(x)
     high = _logarithm_limits(x, high)
     y = _bounded(y)
     p = y * high
     rest = fma(y, low, fma(y, high, apply("neg", p)))
     rest = choose(compare("lt", absolute(p), 1000.0), rest, 0.0, float64)
-    i, r = reduce(minimum(maximum(p, f.smallest), f.largest), 2 * f.bias)
-    return scale(exp_of_remainder(r + rest), i)
+    return exp_by_polynomial(p, rest)
 
 
 def _log_sum(x: Expr) -> tuple[Expr, Expr]:

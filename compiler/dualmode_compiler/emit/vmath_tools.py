@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..expr import Expr, apply, bitcast, cast, const, select
+from ..expr import Apply, Expr, Reduce, apply, bitcast, cast, const, select, substitute
 from ..spec import DType, float32, float64, int32, int64, uint32, uint64
 
 
@@ -117,6 +117,18 @@ def signed(x: Expr, dtype: DType) -> Expr:
     # few CPUs convert 64-bit integers in vectors: add them to the fraction of a large number
     magic = 1.5 * 2.0**52
     return from_bits(apply("add", x, bits(const(magic, dtype))), dtype) - magic
+
+
+def below_maximum(x: Expr) -> bool:
+    """Whether `x` is a value less the largest of values that it is one of: never positive."""
+    if not isinstance(x, Apply) or x.fn != "sub":
+        return False
+    value, most = x.args
+    if not isinstance(most, Reduce) or most.kind != "maximum" or len(most.bound) != 1:
+        return False
+    (bound,) = most.bound
+    own = [a for a in value.axes - most.axes if a.extent == bound.extent]
+    return len(own) == 1 and substitute(most.body, {bound: own[0]}) is value
 
 
 def rarely(condition: Expr, rare: Expr, usual: Expr, *arguments: Expr) -> Expr:

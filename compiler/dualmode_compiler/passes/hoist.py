@@ -76,7 +76,9 @@ def _reading(old: Graph, specs: Sequence[Spec], nodes: Sequence[Node], first: in
 def _worth(graph: Graph, first: int, certain: bool) -> list[Node]:
     """The values that are worth computing outside, of those that depend on the parameters from
     number `first` on alone; none of them is needed for another one only."""
-    from .. import lower  # with all of code generation: only where there is a loop to compile
+    # with all of code generation: only where there is a loop to compile
+    from ..clusters import RECOMPUTE
+    from ..lower import CHEAP
 
     own: dict[Node, float] = {}
     total: dict[Node, float] = {}
@@ -99,8 +101,8 @@ def _worth(graph: Graph, first: int, certain: bool) -> list[Node]:
         if node in seen:
             continue
         seen.add(node)
-        worth = own.get(node, 0) > 0 and total[node] > lower.CHEAP
-        if worth and (node.spec.size <= largest[node] or own[node] > lower.RECOMPUTE):
+        worth = own.get(node, 0) > 0 and total[node] > CHEAP
+        if worth and (node.spec.size <= largest[node] or own[node] > RECOMPUTE):
             found.append(node)
         else:
             stack.extend(node.inputs)
@@ -113,11 +115,11 @@ def _movable(node: Node) -> bool:
 
 def _work(node: Node) -> float:
     """Additions for one element; 0 for an index map, infinity for what the host computes."""
-    from .. import lower
+    from ..cost import cost
 
     with expr.fresh():
         operands = [Buffer(f"x{k}", n.spec) for k, n in enumerate(node.inputs)]
         _, value = element(node.op, node.spec, operands, dict(node.attrs))
         if value is None:
             return math.inf
-        return 0 if isinstance(value, Load | Const) else lower.cost(value, {})[0]
+        return 0 if isinstance(value, Load | Const) else cost(value, {})[0]

@@ -1,74 +1,294 @@
-"""Builtins for eager ops: from Python operands to a kernel of any size and back."""
+"""Builtins for eager ops: from Python operands to a kernel of any size and back.
+
+Kernels and the code around them are kept on disk by what they are made from, not by their text: a
+process that finds them there loads nothing that makes text.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import marshal
+import os
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_void_p
+from dataclasses import astuple, dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
+from ..artifact import source_version
 from ..generic import Generic
+from ..spec import DTYPES as SPECS
 from ..spec import DType
+from . import cache as store
 from . import entry_native, jit, pool
-from .eager_records import DTYPES, OPERANDS, Kernel, Operand, Operation
-from .eager_text import TEXT
+from .eager_records import (
+    DTYPES,
+    OPERANDS,
+    Along,
+    AlongKernel,
+    Kernel,
+    Matmul,
+    Operand,
+    Operation,
+    Part,
+    ProductKernel,
+)
 from .entry_records import WEAK
-from .layout import Layout
+from .layout import Layout, slot_offset
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A kernel in memory.
+
+    Attributes:
+        library: holds its machine code.
+        operands, result, grain, splits: see `Generic`.
+    """
+
+    library: jit.Library
+    operands: tuple[DType, ...]
+    result: DType
+    grain: int
+    splits: bool
+
+
+def loaded(said: Sequence[str] | None, make: Callable[[], Generic | None]) -> Loaded | None:
+    """The kernel that `make` gives the text of, or None where it gives none.
+
+    Args:
+        said: all that the kernel depends on, but for the compiler and the machine; None where that
+            means something in this process only.
+    """
+    key = None if said is None else _key("eager kernel", *said)
+    packed = None if key is None else store.get(key, f"eager kernel {said}")
+    if packed is None:
+        packed = _packed(make())
+        if key is not None:
+            store.put(key, packed, f"eager kernel {said}")
+    found = marshal.loads(packed)
+    if found is None:
+        return None
+    code, operands, result, *rest = found
+    library = jit.load(code, ["kernel"])
+    return Loaded(library, tuple(SPECS[d] for d in operands), SPECS[result], *rest)
+
+
+def _packed(made: Generic | None) -> bytes:
+    if made is None:
+        return marshal.dumps(None)
+    names = [d.name for d in made.operands]
+    code = jit.compile_text(made.text)
+    return marshal.dumps((code, names, made.result.name, made.grain, made.splits))
+
+
+def _key(*said: str) -> str:
+    here = source_version(os.path.dirname(os.path.dirname(__file__)))
+    return store.digest(*said, here, repr(astuple(jit.host())), jit.llvm_version())
+
+
+def _library(module: str, exports: list[str], promote: str = "") -> jit.Library:
+    """The functions whose text is the `TEXT` of a module of this package."""
+    key = _key("eager builtins", module)
+    code = store.get(key, module)
+    if code is None:
+        text = import_module(f".{module}", __package__).TEXT
+        code = jit.compile_text(text, promote=promote)
+        store.put(key, code, module)
+    return jit.load(code, exports, pool.symbols())
+
+
+# --- elementwise ----------------------------------------------------------------------------------
 
 
 @cache
-def _library() -> jit.Library:
-    return jit.load(jit.compile_text(TEXT, promote="apply"), ["apply"], pool.symbols())
+def _apply() -> Any:
+    library = _library("eager_text", ["apply"], promote="apply")
+    method = entry_native.method("apply", library["apply"])
+    _keep.append(library)
+    return method
 
 
-@cache
-def _method() -> Any:
-    return entry_native.method("apply", _library()["apply"])
+_keep: list[Any] = []
 
 
 class Table:
-    """The kernels of an op on `count` operands, by the dtype of the last one that is a tensor."""
+    """The kernels of an elementwise op on `count` operands, by the dtype of the last one that is a
+    tensor."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.kernels = (POINTER(Kernel) * DTYPES)()
         self._keep: list[Any] = []
 
-    def add(self, dtype: DType, generic: Generic | None) -> None:
+    def add(self, dtype: DType, code: Loaded | None) -> None:
         """Set the kernel for `dtype`; None where there is none."""
         kernel = Kernel()
-        if generic is not None:
-            library = jit.load(jit.compile_text(generic.text), ["kernel"])
-            descr = generic.result.numpy
-            kinds = [Operand(d.numpy.num, d.itemsize, WEAK.get(d, 0)) for d in generic.operands]
+        if code is not None:
+            descr = code.result.numpy
+            kinds = [Operand(d.numpy.num, d.itemsize, WEAK.get(d, 0)) for d in code.operands]
             row = (Operand * OPERANDS)(*kinds)
-            kernel = Kernel(library["kernel"], id(descr), descr.itemsize, generic.grain, row)
-            self._keep.append((library, descr))
+            kernel = Kernel(code.library["kernel"], id(descr), descr.itemsize, code.grain, row)
+            self._keep.append((code, descr))
         self._keep.append(kernel)
         if dtype.numpy.num < DTYPES:
             self.kernels[dtype.numpy.num] = ctypes.pointer(kernel)
 
 
 def builtin(
-    table: Table, layout: Layout, obstacles: list[Any], make: Callable[..., Any]
+    table: Table,
+    layout: Layout,
+    obstacles: list[Any],
+    make: Callable[..., Any],
+    recording: list[Any],
 ) -> Callable[..., Any]:
-    """A function that computes an op on tensors and Python numbers, or gives `MISS`.
+    """A function that computes an op on tensors, variables and Python numbers, or gives `MISS`.
 
     Args:
         layout: the engine's classes.
         obstacles: not empty while it must give `MISS`.
         make: called with the operands where the table has no kernel for them yet; its result is the
             call's.
+        recording: not empty while it must leave variables to others.
     """
-    vectorcall = ctypes.cast(ctypes.pythonapi.PyObject_Vectorcall, c_void_p)
     record = Operation(
         ctypes.pointer(entry_native.api(layout)),
         id(obstacles),
         id(make),
-        vectorcall.value,
+        _vectorcall(),
         table.count,
+        ctypes.pointer(table.kernels),
+        id(layout.variable),
+        slot_offset(layout.variable, layout.variable_slot),
+        id(recording),
+    )
+    record.keep = (table, obstacles, make, recording)
+    return entry_native.fastcall(_apply(), record)
+
+
+def _vectorcall() -> Any:
+    return ctypes.cast(ctypes.pythonapi.PyObject_Vectorcall, c_void_p).value
+
+
+# --- along an axis --------------------------------------------------------------------------------
+
+
+@cache
+def _along() -> dict[str, Any]:
+    names = ["along", "rows"]
+    library = _library("eager_along_text", names)
+    _keep.append(library)
+    return {name: entry_native.method(name, library[name]) for name in names}
+
+
+class AlongTable:
+    """The kernels of an op along an axis, by two numbers: see `Along`."""
+
+    def __init__(self) -> None:
+        self.kernels = (POINTER(AlongKernel) * (DTYPES * DTYPES))()
+        self._keep: list[Any] = []
+
+    def add(self, row: int, column: int, code: Loaded | None, roles: Sequence[int]) -> None:
+        """Set a kernel; None where there is none."""
+        kernel = AlongKernel()
+        if code is not None:
+            descr = code.result.numpy
+            parts = [
+                Part(d.numpy.num, d.itemsize, role)
+                for d, role in zip(code.operands, roles, strict=True)
+            ]
+            known = (Part * OPERANDS)(*parts)
+            address = code.library["kernel"]
+            size = descr.itemsize
+            kernel = AlongKernel(address, id(descr), size, code.grain, code.splits, known)
+            self._keep.append((code, descr))
+        self._keep.append(kernel)
+        if max(row, column) < DTYPES:
+            self.kernels[row * DTYPES + column] = ctypes.pointer(kernel)
+
+
+def along(
+    kind: str,
+    table: AlongTable,
+    layout: Layout,
+    obstacles: list[Any],
+    make: Callable[..., Any],
+    *,
+    count: int,
+    kinds: int,
+    whole: bool,
+) -> Callable[..., Any]:
+    """A function that computes an op along an axis, or gives `MISS`.
+
+    Args:
+        kind: "along" for `(x, axis)` and `(x, axis, keepdims)`; "rows" for operands only.
+        layout, obstacles, make: as of `builtin`.
+        count: of arguments.
+        kinds: a bit for each type number that the first operand may have.
+        whole: whether the result has the first operand's shape.
+    """
+    record = Along(
+        ctypes.pointer(entry_native.api(layout)),
+        id(obstacles),
+        id(make),
+        _vectorcall(),
+        count,
+        kinds,
+        whole,
+        id(tuple),
+        tuple.__basicsize__,
+        id(True),
+        id(False),
         ctypes.pointer(table.kernels),
     )
     record.keep = (table, obstacles, make)
-    return entry_native.fastcall(_method(), record)
+    return entry_native.fastcall(_along()[kind], record)
+
+
+# --- matrix products ------------------------------------------------------------------------------
+
+
+@cache
+def _matmul() -> Any:
+    library = _library("eager_product_text", ["matmul"])
+    _keep.append(library)
+    return entry_native.method("matmul", library["matmul"])
+
+
+class ProductTable:
+    """The kernels of matrix products, by dtype."""
+
+    def __init__(self) -> None:
+        self.kernels = (POINTER(ProductKernel) * DTYPES)()
+        self._keep: list[Any] = []
+
+    def add(self, dtype: DType, code: Loaded | None) -> None:
+        """Set the kernel for `dtype`; None where there is none."""
+        kernel = ProductKernel()
+        if code is not None:
+            descr = dtype.numpy
+            kernel = ProductKernel(code.library["kernel"], id(descr), descr.itemsize)
+            self._keep.append((code, descr))
+        self._keep.append(kernel)
+        if dtype.numpy.num < DTYPES:
+            self.kernels[dtype.numpy.num] = ctypes.pointer(kernel)
+
+
+def matmul(
+    table: ProductTable, layout: Layout, obstacles: list[Any], make: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`builtin`, for `(a, b, transpose_a, transpose_b)`."""
+    record = Matmul(
+        ctypes.pointer(entry_native.api(layout)),
+        id(obstacles),
+        id(make),
+        _vectorcall(),
+        id(True),
+        id(False),
+        ctypes.pointer(table.kernels),
+    )
+    record.keep = (table, obstacles, make)
+    return entry_native.fastcall(_matmul(), record)

@@ -53,6 +53,8 @@ class Operation(Structure):
         vectorcall: how to call it.
         count: of operands.
         kernels: by the type number of the last operand that is an array; null where not yet made.
+        variable, slot: the class of variables, and where they hold their tensor.
+        recording: a list that is not empty while somebody has to hear that a variable is read.
     """
 
     keep: Any
@@ -64,6 +66,9 @@ class Operation(Structure):
         ("vectorcall", c_void_p),
         ("count", c_int64),
         ("kernels", POINTER(POINTER(Kernel) * DTYPES)),
+        ("variable", c_void_p),
+        ("slot", c_int64),
+        ("recording", c_void_p),
     ]
 
 
@@ -122,4 +127,159 @@ class Job(Structure):
         ("grain", c_int64),
         ("overflow", c_int64),
         ("places", Place * OPERANDS),
+    ]
+
+
+# --- ops along an axis ----------------------------------------------------------------------------
+
+ROLES = {"row": 0, "one": 1, "shared": 2}
+"""What an operand of an op along an axis has for each row of the first one: a row, one element, or
+the one row that it has for all."""
+
+
+class Part(Structure):
+    """An operand of an op along an axis: the type number of its dtype, the bytes of an element, and
+    its role."""
+
+    _fields_ = [("type_num", c_int32), ("size", c_int32), ("role", c_int64)]
+
+
+class AlongKernel(Structure):
+    """A kernel of an op along an axis, see `generic.reduced`.
+
+    Attributes:
+        run: its address; null where there is none for these dtypes.
+        descr, size: of the result's elements.
+        grain: elements of a chunk.
+        splits: whether long rows may be computed in parts.
+    """
+
+    _fields_ = [
+        ("run", c_void_p),
+        ("descr", c_void_p),
+        ("size", c_int64),
+        ("grain", c_int64),
+        ("splits", c_int64),
+        ("parts", Part * OPERANDS),
+    ]
+
+
+class Along(Structure):
+    """An op along an axis, as its builtin knows it.
+
+    Attributes:
+        api, obstacles, make, vectorcall: as of an `Operation`.
+        count: of arguments.
+        kinds: a bit for each type number that the first operand may have.
+        whole: whether the result has the first operand's shape.
+        tuple, true, false: objects of the interpreter.
+        items: where the items of a tuple begin.
+        kernels: by the type number of the first operand, and then by that of the last or by whether
+            there are columns.
+    """
+
+    keep: Any
+    __hash__ = object.__hash__
+    _fields_ = [
+        ("api", POINTER(Api)),
+        ("obstacles", c_void_p),
+        ("make", c_void_p),
+        ("vectorcall", c_void_p),
+        ("count", c_int64),
+        ("kinds", c_int64),
+        ("whole", c_int64),
+        ("tuple", c_void_p),
+        ("items", c_int64),
+        ("true", c_void_p),
+        ("false", c_void_p),
+        ("kernels", POINTER(POINTER(AlongKernel) * (DTYPES * DTYPES))),
+    ]
+
+
+class Sweep(Structure):
+    """A call of an op along an axis.
+
+    Attributes:
+        run: the kernel.
+        pointers, steps, sizes: what it gets; `sizes` are n and m.
+        outer: how many slices of n x m elements there are.
+        piece: rows or slices of a chunk; where there is one slice of columns, columns of a chunk.
+        ndim, shape: of the result.
+        axes: a bit for each axis that is reduced.
+        overflow: where the interpreter reports that an int is too large.
+    """
+
+    _fields_ = [
+        ("run", c_void_p),
+        ("pointers", c_int64 * (OPERANDS + 1)),
+        ("steps", c_int64 * (OPERANDS + 1)),
+        ("sizes", c_int64 * 2),
+        ("outer", c_int64),
+        ("piece", c_int64),
+        ("ndim", c_int64),
+        ("shape", c_int64 * AXES),
+        ("axes", c_int64),
+        ("overflow", c_int64),
+    ]
+
+
+# --- matrix products ------------------------------------------------------------------------------
+
+ROWS, COLUMNS = 256, 128  # of a block of a product, at the most
+TILE_ROWS, TILE_COLUMNS = 8, 32  # what they are multiples of
+
+
+class Product(Structure):
+    """A product of matrices, or one for each entry of a batch. Matrices are contiguous; sizes and
+    distances count elements.
+
+    Attributes:
+        a, b, c: the first elements.
+        batch: how many products.
+        m, n, k: C is [m, n], and K is summed over.
+        lda, ldb: from one row of the array to the next.
+        turned_a, turned_b: whether the array is the transposed matrix.
+        a_size, b_size, c_size: from one matrix of the batch to the next.
+        rows, columns: of a block of C.
+        down, across: blocks in either direction; chunks are counted along the rows, then down, then
+            by batch.
+        run: the kernel.
+        ndim, shape: of the result.
+    """
+
+    _fields_ = [
+        *[
+            (name, c_int64)
+            for name in (
+                *("a", "b", "c", "batch", "m", "n", "k", "lda", "ldb", "turned_a", "turned_b"),
+                *("a_size", "b_size", "c_size", "rows", "columns", "down", "across"),
+            )
+        ],
+        ("run", c_void_p),
+        ("ndim", c_int64),
+        ("shape", c_int64 * AXES),
+    ]
+
+
+class ProductKernel(Structure):
+    """The kernel of a product, see `generic.product`: its address, null where there is none, and
+    the dtype of the elements."""
+
+    _fields_ = [("run", c_void_p), ("descr", c_void_p), ("size", c_int64)]
+
+
+class Matmul(Structure):
+    """The product of matrices, as its builtin knows it: as an `Operation`, and objects of the
+    interpreter. Kernels are by type number."""
+
+    keep: Any
+    __hash__ = object.__hash__
+    _fields_ = [
+        ("api", POINTER(Api)),
+        ("obstacles", c_void_p),
+        ("make", c_void_p),
+        ("vectorcall", c_void_p),
+        ("true", c_void_p),
+        ("false", c_void_p),
+        ("kernels", POINTER(POINTER(ProductKernel) * DTYPES)),
     ]

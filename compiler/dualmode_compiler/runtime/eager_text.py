@@ -9,84 +9,31 @@ done. The code contains no address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from ctypes import Structure, sizeof
+from ctypes import sizeof
 
 from ..cost import CHUNK
-from ..emit.writer import LoopWriter
 from ..spec import float32, float64, int64
+from .eager_code import Code, all_suits, function, native
 from .eager_records import AXES, DTYPES, OPERANDS, SPLAT, Job, Kernel, Operand, Operation, Place
 from .entry_bind import WRAPPED
-from .entry_records import WEAK, Api, field, llvm_type
+from .entry_records import WEAK, Api, field
 from .layout import ALIGNED, Array, Boxed, Descr, Float, List, Object
-
-
-class _Code(LoopWriter):
-    """The body of a function that leaves by label "no" where something does not suit it."""
-
-    def get(self, structure: type[Structure], pointer: str, name: str) -> str:
-        """`pointer->name`"""
-        place = self.emit(field(structure, pointer, name))
-        return self.emit(f"load {llvm_type(structure, name)}, ptr {place}")
-
-    def put(self, structure: type[Structure], pointer: str, name: str, value: str | int) -> None:
-        """`pointer->name = value`"""
-        place = self.emit(field(structure, pointer, name))
-        self.do(f"store {llvm_type(structure, name)} {value}, ptr {place}")
-
-    def item(
-        self, structure: type[Structure], pointer: str, name: str, kind: str, index: str | int
-    ) -> str:
-        """`&pointer->name[index]`"""
-        return self.at(self.emit(field(structure, pointer, name)), kind, index)
-
-    def read(self, kind: str, place: str) -> str:
-        return self.emit(f"load {kind}, ptr {place}")
-
-    def is_(self, relation: str, a: str, b: str | int, kind: str = "i64") -> str:
-        return self.emit(f"icmp {relation} {kind} {a}, {b}")
-
-    def unless(self, condition: str, label: str = "no") -> None:
-        """Go to `label` where the i1 `condition` does not hold."""
-        on = self.name("on")
-        self.do(f"br i1 {condition}, label %{on}, label %{label}")
-        self.block(on)
-
-    @contextmanager
-    def range(self, start: str | int, stop: str | int) -> Iterator[str]:
-        """`loop`, also where there is nothing to do."""
-        with self.when(self.is_("ult", str(start), stop)), self.loop(start, stop) as index:
-            yield index
-
-    def places(self, job: str) -> str:
-        return self.emit(field(Job, job, "places"))
-
-    def choose(self, condition: str, a: str | int, b: str | int) -> str:
-        return self.emit(f"select i1 {condition}, i64 {a}, i64 {b}")
-
 
 _PLACE, _OPERAND = f"[{sizeof(Place)} x i8]", f"[{sizeof(Operand)} x i8]"
 
 
-def _function(head: str, body: Callable[[_Code], None], end: str = "") -> str:
-    """The text of a function; `end` is its block "no"."""
-    w = _Code()
-    body(w)
-    return "\n".join([f"define {head} {{", "entry:", *w.lines, end, "}", ""])
-
-
-def _all(body: Callable[[_Code], None], name: str, arguments: str) -> str:
-    """A function that says whether all suits it."""
-    return _function(f"internal i1 @{name}({arguments})", body, "no:\n  ret i1 false")
+def _places(w: Code, job: str) -> str:
+    return w.emit(field(Job, job, "places"))
 
 
 # --- operands -------------------------------------------------------------------------------------
 
 
-def _find(w: _Code) -> None:
-    """The arrays of tensors go to the operands' places; numbers have none. Gives the last array."""
-    places, last = w.places("%job"), w.emit("alloca ptr")
+def _find(w: Code) -> None:
+    """The arrays of tensors and variables go to the operands' places; numbers have none. Gives the
+    last array."""
+    places, last = _places(w, "%job"), w.emit("alloca ptr")
+    holder = w.emit("alloca ptr")
     w.do(f"store ptr null, ptr {last}")
     tensor, ndarray = w.get(Api, "%api", "tensor"), w.get(Api, "%api", "ndarray")
     slot = w.emit(f"ptrtoint ptr {w.get(Api, '%api', 'tensor_slot')} to i64")
@@ -96,28 +43,32 @@ def _find(w: _Code) -> None:
         argument = w.read("ptr", w.at("%args", "ptr", k))
         kind = w.get(Object, argument, "type")
         w.put(Place, place, "array", "null")
-        wrapped = w.is_("eq", kind, tensor, "ptr")
-        with w.when(wrapped):
-            value = w.read("ptr", w.at(argument, "i8", slot))
-            w.unless(w.is_("ne", value, "null", "ptr"))
-            w.unless(w.is_("eq", w.get(Object, value, "type"), ndarray, "ptr"))
-            w.put(Place, place, "array", value)
-            w.do(f"store ptr {value}, ptr {last}")
         a, b = (w.is_("eq", kind, n, "ptr") for n in number)
-        w.unless(w.emit(f"or i1 {wrapped}, {w.emit(f'or i1 {a}, {b}')}"))
+        done = w.name("number")
+        other = w.name("other")
+        w.do(f"br i1 {w.emit(f'or i1 {a}, {b}')}, label %{done}, label %{other}")
+        w.block(other)
+        w.do(f"store ptr {argument}, ptr {holder}")
+        with w.when(w.is_("ne", kind, tensor, "ptr")):
+            w.unless(w.is_("eq", kind, w.get(Operation, "%op", "variable"), "ptr"))
+            heard = w.get(List, w.get(Operation, "%op", "recording"), "size")
+            w.unless(w.is_("eq", heard, 0))
+            held = w.read("ptr", w.at(argument, "i8", w.get(Operation, "%op", "slot")))
+            w.unless(w.is_("ne", held, "null", "ptr"))
+            w.do(f"store ptr {held}, ptr {holder}")
+        value = w.read("ptr", w.at(w.read("ptr", holder), "i8", slot))
+        w.unless(w.is_("ne", value, "null", "ptr"))
+        w.unless(w.is_("eq", w.get(Object, value, "type"), ndarray, "ptr"))
+        w.put(Place, place, "array", value)
+        w.do(f"store ptr {value}, ptr {last}")
+        w.do(f"br label %{done}")
+        w.block(done)
     w.do(f"ret ptr {w.read('ptr', last)}")
 
 
-def _native(w: _Code, descr: str) -> str:
-    """Whether elements of this dtype are in native byte order."""
-    order = w.get(Descr, descr, "byteorder")
-    swapped = w.is_("eq", order, ord("="), "i8")
-    return w.emit(f"or i1 {swapped}, {w.is_('eq', order, ord('|'), 'i8')}")
-
-
-def _bind(w: _Code) -> None:
+def _bind(w: Code) -> None:
     """Whether the operands are what the kernel takes; fills their places."""
-    places, operands = w.places("%job"), w.emit(field(Kernel, "%kernel", "operands"))
+    places, operands = _places(w, "%job"), w.emit(field(Kernel, "%kernel", "operands"))
     with w.loop(0, "%count") as k:
         place, operand = w.at(places, _PLACE, k), w.at(operands, _OPERAND, k)
         size = w.emit(f"sext i32 {w.get(Operand, operand, 'size')} to i64")
@@ -130,7 +81,7 @@ def _bind(w: _Code) -> None:
         descr = w.get(Array, array, "descr")
         num, want = w.get(Descr, descr, "type_num"), w.get(Operand, operand, "type_num")
         w.unless(w.is_("eq", num, want, "i32"))
-        w.unless(_native(w, descr))
+        w.unless(native(w, descr))
         aligned = w.emit(f"and i32 {w.get(Array, array, 'flags')}, {ALIGNED}")
         w.unless(w.is_("ne", aligned, 0, "i32"))
         w.put(Place, place, "base", w.get(Array, array, "data"))
@@ -146,7 +97,7 @@ def _bind(w: _Code) -> None:
     w.do("ret i1 true")
 
 
-def _number(w: _Code) -> None:
+def _number(w: Code) -> None:
     """Whether the Python number has a value of the wanted type; stores that."""
     w.unless(w.is_("ne", "%mode", 0))
     place = w.emit(field(Place, "%place", "value"))
@@ -191,10 +142,10 @@ def _number(w: _Code) -> None:
 # --- shape ----------------------------------------------------------------------------------------
 
 
-def _broadcast(w: _Code) -> None:
+def _broadcast(w: Code) -> None:
     """Whether the operands broadcast, and their rows have neighbours side by side; fills the job's
     shape and levels."""
-    places = w.places("%job")
+    places = _places(w, "%job")
     starts = {"ndim": 0, "total": 1, "levels": 0}
     ndim_at, total_at, level_at = (w.emit(field(Job, "%job", name)) for name in starts)
     size_at, apart_at = w.emit("alloca i64"), w.emit("alloca i1")
@@ -222,7 +173,7 @@ def _broadcast(w: _Code) -> None:
     w.do("ret i1 true")
 
 
-def _axis(w: _Code, place: str, d: str, size_at: str) -> None:
+def _axis(w: Code, place: str, d: str, size_at: str) -> None:
     """The step of an operand along axis `d`, counted from the last; its size is that of all."""
     w.put(Place, place, "step", 0)
     array = w.get(Place, place, "array")
@@ -240,7 +191,7 @@ def _axis(w: _Code, place: str, d: str, size_at: str) -> None:
                 w.put(Place, place, "step", stride)
 
 
-def _level(w: _Code, places: str, level_at: str, apart_at: str, size: str) -> None:
+def _level(w: Code, places: str, level_at: str, apart_at: str, size: str) -> None:
     """An axis of `size` joins the level inside of it where all operands walk both as one."""
     level = w.read("i64", level_at)
     w.do(f"store i1 {w.is_('eq', level, 0)}, ptr {apart_at}")
@@ -265,7 +216,7 @@ def _level(w: _Code, places: str, level_at: str, apart_at: str, size: str) -> No
         w.do(f"store i64 {w.op('add', level, 1)}, ptr {level_at}")
 
 
-def _row(w: _Code, places: str, levels: str) -> None:
+def _row(w: Code, places: str, levels: str) -> None:
     """Rows have neighbours side by side, or one value: that is what masks say."""
     with w.when(w.is_("eq", levels, 0)):  # one element
         w.do(f"store i64 1, ptr {w.item(Job, '%job', 'extents', 'i64', 0)}")
@@ -283,7 +234,7 @@ def _row(w: _Code, places: str, levels: str) -> None:
 # --- execution ------------------------------------------------------------------------------------
 
 
-def _run(w: _Code) -> None:
+def _run(w: Code) -> None:
     """All rows, in chunks by size alone; several may run in parallel, without the GIL."""
     inner = w.read("i64", w.item(Job, "%job", "extents", "i64", 0))
     rows_at = w.emit(field(Job, "%job", "rows"))
@@ -313,12 +264,12 @@ def _run(w: _Code) -> None:
     w.do("ret void")
 
 
-def _chunk(w: _Code) -> None:
+def _chunk(w: Code) -> None:
     """Part of the only row, or some whole rows."""
     pointers, masks = (w.emit(f"alloca [{OPERANDS + 1} x i64]") for _ in range(2))
     splats = w.emit(f"alloca [{OPERANDS * SPLAT} x i8], align {SPLAT}")
     rest_at, from_at = w.emit("alloca i64"), w.emit("alloca ptr")
-    places, count, run = w.places("%job"), w.get(Job, "%job", "count"), w.get(Job, "%job", "run")
+    places, count, run = _places(w, "%job"), w.get(Job, "%job", "count"), w.get(Job, "%job", "run")
     inner = w.read("i64", w.item(Job, "%job", "extents", "i64", 0))
     rows, grain = w.get(Job, "%job", "rows"), w.get(Job, "%job", "grain")
     single = w.is_("eq", rows, 1)
@@ -349,7 +300,7 @@ def _chunk(w: _Code) -> None:
     w.do("ret void")
 
 
-def _advance(w: _Code, place: str, level: str, rest_at: str, from_at: str) -> None:
+def _advance(w: Code, place: str, level: str, rest_at: str, from_at: str) -> None:
     """To where the rest of the row's number says along this level."""
     rest = w.read("i64", rest_at)
     extent = w.read("i64", w.item(Job, "%job", "extents", "i64", level))
@@ -359,7 +310,7 @@ def _advance(w: _Code, place: str, level: str, rest_at: str, from_at: str) -> No
     w.do(f"store i64 {w.op('udiv', rest, extent)}, ptr {rest_at}")
 
 
-def _splat(w: _Code) -> None:
+def _splat(w: Code) -> None:
     """One value as often as a vector holds it."""
     labels = {size: w.name("size") for size in (1, 2, 4, 8)}
     cases = " ".join(f"i64 {size}, label %{label}" for size, label in labels.items())
@@ -378,7 +329,7 @@ def _splat(w: _Code) -> None:
 # --- the builtin ----------------------------------------------------------------------------------
 
 
-def _apply(w: _Code) -> None:
+def _apply(w: Code) -> None:
     job = w.emit(f"alloca [{sizeof(Job)} x i8], align 8")
     op = w.get(Boxed, "%self", "data")
     api = w.get(Operation, op, "api")
@@ -386,7 +337,7 @@ def _apply(w: _Code) -> None:
     obstacles = w.get(List, w.get(Operation, op, "obstacles"), "size")
     free, fits = w.is_("eq", obstacles, 0), w.is_("eq", count, "%count")
     w.unless(w.emit(f"and i1 {free}, {fits}"))
-    last = w.emit(f"call ptr @find(ptr %args, i64 %count, ptr {job}, ptr {api})")
+    last = w.emit(f"call ptr @find(ptr %args, i64 %count, ptr {job}, ptr {op}, ptr {api})")
     w.unless(w.is_("ne", last, "null", "ptr"))
     descr = w.get(Array, last, "descr")
     num = w.emit(f"zext i32 {w.get(Descr, descr, 'type_num')} to i64")
@@ -428,17 +379,17 @@ TEXT = "\n".join(
     [
         "declare void @dm_pool_run(ptr, ptr, i64, i64)",
         WRAPPED,
-        _function(
-            "internal ptr @find(ptr %args, i64 %count, ptr %job, ptr %api)",
+        function(
+            "internal ptr @find(ptr %args, i64 %count, ptr %job, ptr %op, ptr %api)",
             _find,
             "no:\n  ret ptr null",
         ),
-        _all(_number, "number", "ptr %object, ptr %place, i64 %mode, ptr %job, ptr %api"),
-        _all(_bind, "bind", "ptr %args, i64 %count, ptr %job, ptr %kernel, ptr %api"),
-        _all(_broadcast, "broadcast", "ptr %job, i64 %count"),
-        _function("internal void @splat(ptr %to, ptr %value, i64 %size)", _splat),
-        _function("internal void @chunk(ptr %job, i64 %chunk)", _chunk),
-        _function("internal void @run(ptr %job, ptr %kernel, i64 %count, ptr %api)", _run),
-        _function("ptr @apply(ptr %self, ptr %args, i64 %count)", _apply),
+        all_suits(_number, "number", "ptr %object, ptr %place, i64 %mode, ptr %job, ptr %api"),
+        all_suits(_bind, "bind", "ptr %args, i64 %count, ptr %job, ptr %kernel, ptr %api"),
+        all_suits(_broadcast, "broadcast", "ptr %job, i64 %count"),
+        function("internal void @splat(ptr %to, ptr %value, i64 %size)", _splat),
+        function("internal void @chunk(ptr %job, i64 %chunk)", _chunk),
+        function("internal void @run(ptr %job, ptr %kernel, i64 %count, ptr %api)", _run),
+        function("ptr @apply(ptr %self, ptr %args, i64 %count)", _apply),
     ]
 )

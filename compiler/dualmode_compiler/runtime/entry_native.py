@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..spec import Spec
-from . import arena, jit, vectorcall
+from . import aligned, arena, jit, vectorcall
 from .entry_records import WEAK, Api, Call, Home, Route, Slot
 from .entry_text import TEXT
 from .layout import MISS, Layout, List, slot_offset, supported
 
 _METH_FASTCALL = 0x80
-_NEW_FROM_DESCR, _NEW_COPY = 94, 85  # places in NumPy's C-API table, part of its ABI
 POOLED = 1 << 28  # bytes of results that all entries together keep to use their memory again
 _lock = threading.Lock()
 
@@ -87,19 +86,7 @@ def api(layout: Layout) -> Api:
         field: ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p).value
         for field, name in functions.items()
     }
-    numpy = _numpy_api()
-    return Api(
-        **objects, **addresses, new_array=numpy[_NEW_FROM_DESCR], copy_array=numpy[_NEW_COPY]
-    )
-
-
-def _numpy_api() -> Any:
-    from numpy._core import multiarray  # pyright: ignore[reportAttributeAccessIssue]
-
-    pointer = ctypes.PYFUNCTYPE(c_void_p, py_object, c_char_p)(
-        ("PyCapsule_GetPointer", ctypes.pythonapi)
-    )
-    return ctypes.cast(pointer(multiarray._ARRAY_API, None), POINTER(c_void_p))
+    return Api(**objects, **addresses, **aligned.functions())
 
 
 def _slot(spec: Spec, mode: int = 0, place: int = 0) -> Slot:

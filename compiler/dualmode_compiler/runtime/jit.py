@@ -8,14 +8,14 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from functools import cache
 from typing import Any
 
+from . import apart, cpu, elf, llvm
 from . import cache as store
-from . import cpu, elf, llvm
 from .caches import Caches, caches
 
 Library = Any  # `elf.Library`, or `lljit.Library` where the platform is another one
@@ -78,11 +78,11 @@ def host() -> Host:
     """This machine's CPU."""
     identity = cpu.identity()
     if identity is None:
-        return _host(*_describe())
+        return _host(*_work("describe"))
     key = store.digest("host", identity, llvm_version())
     known = store.get(key, "the CPU's features")
     if known is None:
-        known = "\n".join(_describe()).encode()
+        known = "\n".join(_work("describe")).encode()
         store.put(key, known, "the CPU's features")
     return _host(*known.decode().split("\n"))
 
@@ -139,6 +139,10 @@ def _new_machine(target: Host, library: Any = None) -> Any:
 
 def load_compiler() -> None:
     """Load what compiles, which takes some milliseconds, in a thread of the caller's choice."""
+    if apart.settings.wanted:
+        with suppress(apart.Unavailable):
+            apart.start()
+        return
     if llvm.library() is None:
         _llvm()
 
@@ -165,30 +169,45 @@ def compile_texts(texts: list[str], target: Host | None = None, promote: str = "
         for key, text in zip(keys, texts, strict=True)
     ]
     missing = [k for k, code in enumerate(found) if code is None]
-    made = _in_parallel([texts[k] for k in missing], target, promote)
+    made = (
+        _work("compile", [texts[k] for k in missing], astuple(target), promote) if missing else []
+    )
     for k, code in zip(missing, made, strict=True):
         found[k] = code
         store.put(keys[k], code, f"machine code of {len(texts[k])} characters")
     return [code for code in found if code is not None]
 
 
-def _in_parallel(texts: list[str], target: Host, promote: str) -> list[bytes]:
-    """The first text here, each other one in a thread: the import of `concurrent.futures` would
+def _work(name: str, *args: Any) -> Any:
+    """What `WORK` names, in a process of its own if that is wanted and can be had."""
+    if apart.settings.wanted:
+        with suppress(apart.Unavailable):
+            return apart.ask(name, *args)
+    return WORK[name](*args)
+
+
+def _in_parallel(texts: list[str], fields: tuple[Any, ...], promote: str) -> list[bytes]:
+    """Machine code for the `Host` of these `fields`. As many texts at the same time as there are
+    cores: a thread that is done with one takes the next. The import of `concurrent.futures` would
     take as long as a small module does."""
+    *plain, sizes = fields
+    target = Host(*plain, caches=Caches(*sizes))
     made: dict[int, bytes | Exception] = {}
+    waiting = iter(range(len(texts)))  # of which each is taken once
 
-    def work(k: int) -> None:
-        try:
-            made[k] = _generate(texts[k], target, promote)
-        except Exception as error:
-            made[k] = error
+    def work() -> None:
+        for k in waiting:
+            try:
+                made[k] = _generate(texts[k], target, promote)
+            except Exception as error:
+                made[k] = error
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(1, len(texts))]
+    count = min(len(texts), max(2, os.cpu_count() or 2))
+    threads = [threading.Thread(target=work) for _ in range(count - 1)]
     for thread in threads:
         thread.start()
     try:
-        if texts:
-            work(0)
+        work()
     finally:
         for thread in threads:
             thread.join()
@@ -199,6 +218,10 @@ def _code(made: bytes | Exception) -> bytes:
     if isinstance(made, Exception):
         raise made
     return made
+
+
+WORK: dict[str, Callable[..., Any]] = {"describe": _describe, "compile": _in_parallel}
+"""All that LLVM does, by name; arguments and results are plain data."""
 
 
 def _generate(text: str, target: Host, promote: str) -> bytes:

@@ -1,47 +1,29 @@
-"""Kernels for any size, of ops whose results are computed element by element.
+"""Kernels of ops whose results are computed element by element.
 
-The op's own `lower` rule gives one element; the loop around it runs over a range that is known only
-when it is called. `runtime/eager.py` takes arrays apart into rows for it.
+`runtime/eager_text.py` takes operands that broadcast, of any strides, apart into rows for them:
+`void @kernel(ptr pointers, ptr masks, i64 start, i64 stop)`. `pointers` holds the addresses of the
+result's row and of each operand's; elements from start to stop (at least one) are computed. An
+operand's mask is -1; or 0, then it is one value, repeated to fill 64 bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from . import expr
-from .cost import CHUNK, cost
-from .element import element
-from .emit.instructions import memory_type
-from .emit.kernel import attributes
-from .emit.levels import iota
-from .emit.nest import Nest
-from .expr import Axis, Buffer, Expr, Load, Reduce, walk
-from .graph import OpDef
-from .runtime.jit import Host
-from .spec import DType, Spec
+from .. import expr
+from ..cost import CHUNK, cost
+from ..element import element
+from ..emit.gemm import attributes
+from ..emit.instructions import memory_type
+from ..emit.levels import iota
+from ..emit.nest import Nest
+from ..expr import Axis, Buffer, Expr, Load, Reduce, walk
+from ..graph import OpDef
+from ..runtime.jit import Host
+from ..spec import DType, Spec
+from . import Generic
 
 ANY = 1 << 40  # elements that a row may have
-
-
-@dataclass(frozen=True, slots=True)
-class Generic:
-    """A kernel for rows of any length.
-
-    Attributes:
-        text: a module that defines `void @kernel(ptr pointers, ptr masks, i64 start, i64 stop)`.
-            `pointers` holds the addresses of the result's row and of each operand's; elements from
-            start to stop (at least one) are computed. An operand's mask is -1; or 0, then it is one
-            value, repeated to fill 64 bytes.
-        operands: the dtypes of the operands.
-        result: the dtype of the result.
-        grain: elements that are worth a thread's while.
-    """
-
-    text: str
-    operands: tuple[DType, ...]
-    result: DType
-    grain: int
 
 
 def elementwise(op: OpDef, dtypes: Sequence[DType], host: Host) -> Generic | None:

@@ -1,0 +1,105 @@
+"""What the generated code of eager ops is written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import Structure
+
+from ..emit.writer import LoopWriter
+from .eager_records import DTYPES
+from .entry_records import Api, field, llvm_type
+from .layout import ALIGNED, CONTIGUOUS, Array, Descr, Object
+
+
+class Code(LoopWriter):
+    """The body of a function that leaves by label "no" where something does not suit it."""
+
+    def get(self, structure: type[Structure], pointer: str, name: str) -> str:
+        """`pointer->name`"""
+        place = self.emit(field(structure, pointer, name))
+        return self.emit(f"load {llvm_type(structure, name)}, ptr {place}")
+
+    def put(self, structure: type[Structure], pointer: str, name: str, value: str | int) -> None:
+        """`pointer->name = value`"""
+        place = self.emit(field(structure, pointer, name))
+        self.do(f"store {llvm_type(structure, name)} {value}, ptr {place}")
+
+    def item(
+        self, structure: type[Structure], pointer: str, name: str, kind: str, index: str | int
+    ) -> str:
+        """`&pointer->name[index]`"""
+        return self.at(self.emit(field(structure, pointer, name)), kind, index)
+
+    def read(self, kind: str, place: str) -> str:
+        return self.emit(f"load {kind}, ptr {place}")
+
+    def is_(self, relation: str, a: str, b: str | int, kind: str = "i64") -> str:
+        return self.emit(f"icmp {relation} {kind} {a}, {b}")
+
+    def unless(self, condition: str, label: str = "no") -> None:
+        """Go to `label` where the i1 `condition` does not hold."""
+        on = self.name("on")
+        self.do(f"br i1 {condition}, label %{on}, label %{label}")
+        self.block(on)
+
+    @contextmanager
+    def range(self, start: str | int, stop: str | int) -> Iterator[str]:
+        """`loop`, also where there is nothing to do."""
+        with self.when(self.is_("ult", str(start), stop)), self.loop(start, stop) as index:
+            yield index
+
+    def choose(self, condition: str, a: str | int, b: str | int) -> str:
+        return self.emit(f"select i1 {condition}, i64 {a}, i64 {b}")
+
+
+def function(head: str, body: Callable[[Code], None], end: str = "") -> str:
+    """The text of a function; `end` is its block "no"."""
+    w = Code()
+    body(w)
+    return "\n".join([f"define {head} {{", "entry:", *w.lines, end, "}", ""])
+
+
+def all_suits(body: Callable[[Code], None], name: str, arguments: str) -> str:
+    """A function that says whether all suits it."""
+    return function(f"internal i1 @{name}({arguments})", body, "no:\n  ret i1 false")
+
+
+def native(w: Code, descr: str) -> str:
+    """Whether elements of this dtype are in native byte order."""
+    order = w.get(Descr, descr, "byteorder")
+    swapped = w.is_("eq", order, ord("="), "i8")
+    return w.emit(f"or i1 {swapped}, {w.is_('eq', order, ord('|'), 'i8')}")
+
+
+def type_number(w: Code, array: str) -> str:
+    """The type number of an array."""
+    number = w.get(Descr, w.get(Array, array, "descr"), "type_num")
+    return w.emit(f"zext i32 {number} to i64")
+
+
+def rank(w: Code, array: str) -> str:
+    """The number of axes of an array."""
+    return w.emit(f"sext i32 {w.get(Array, array, 'ndim')} to i64")
+
+
+def _array(w: Code) -> None:
+    """The array of a tensor if it is contiguous and of a known dtype in native byte order."""
+    kind = w.get(Object, "%tensor", "type")
+    w.unless(w.is_("eq", kind, w.get(Api, "%api", "tensor"), "ptr"))
+    slot = w.emit(f"ptrtoint ptr {w.get(Api, '%api', 'tensor_slot')} to i64")
+    array = w.read("ptr", w.at("%tensor", "i8", slot))
+    w.unless(w.is_("ne", array, "null", "ptr"))
+    ndarray = w.get(Api, "%api", "ndarray")
+    w.unless(w.is_("eq", w.get(Object, array, "type"), ndarray, "ptr"))
+    wanted = CONTIGUOUS | ALIGNED
+    flags = w.emit(f"and i32 {w.get(Array, array, 'flags')}, {wanted}")
+    w.unless(w.is_("eq", flags, wanted, "i32"))
+    descr = w.get(Array, array, "descr")
+    w.unless(w.is_("ult", w.get(Descr, descr, "type_num"), DTYPES, "i32"))
+    w.unless(native(w, descr))
+    w.do(f"ret ptr {array}")
+
+
+ARRAY = function("internal ptr @array(ptr %tensor, ptr %api)", _array, "no:\n  ret ptr null")
+"""The function that gives the array of a tensor, or null."""

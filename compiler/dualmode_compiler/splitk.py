@@ -1,0 +1,68 @@
+"""Products whose sums are cut into parts, because their results are too few to share out.
+
+C = A B  -->  T[p] = A[:, part p] B[part p, :] for all p;  C = T[0] + T[1] + ...
+
+The parts are one batched product, so that threads may compute them at the same time. A second
+kernel adds them up in a fixed order, and does what follows the product. The number of parts is a
+matter of the sizes alone, so the bits of C are the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+
+from . import expr
+from .contraction import recognise
+from .expr import Axis, Buffer, Expr, Reduce, int64
+from .loops import Contraction, Kernel, Store, collapse
+from .spec import Spec
+
+# Most parts; multiply-adds, and terms of each sum, that a part has at least; elements that all
+# parts together have at most: what is written and read again stays in the second-level cache.
+PARTS, WORK, TERMS, ELEMENTS = 32, 1 << 18, 256, 1 << 16
+
+
+def parts(results: int, terms: int) -> int:
+    """Into how many parts the sums of `results` numbers of `terms` products each are cut; 1: they
+    are left whole."""
+    most = min(PARTS, results * terms // WORK, terms // TERMS, ELEMENTS // results)
+    if most < 2:
+        return 1
+    # those are best that leave little over: up to a quarter fewer parts
+    return min(range(most, most * 3 // 4, -1), key=lambda n: terms % n)
+
+
+def in_parts(kernel: Kernel, c: Contraction) -> tuple[Kernel, Kernel] | None:
+    """The kernel of the parts of the product `c` of `kernel`, and the one that adds them up; None
+    where it is best computed as a whole."""
+    (k,) = c.reduce.bound
+    extents = [a.extent for a in kernel.axes]
+    count = parts(math.prod(extents), k.extent)
+    if count == 1:
+        return None
+    size = k.extent // count
+    part = Axis(count)
+    axes = (part, *kernel.axes)
+    target = Buffer(f"{kernel.name}p", Spec((count, *extents), c.gemm.dtype))
+    products = _over(c.reduce, part * size, size)
+    store = Store(target, expr.ravel(axes, target.spec.shape), products, len(axes))
+    first = Kernel(f"{kernel.name}s", axes, [store], None, kernel.nodes, apart=kernel.apart)
+    recognise(first)
+
+    p = Axis(count)
+    place = expr.ravel((p, *kernel.axes), target.spec.shape)
+    total = expr.reduce("add", (p,), expr.load(target, (place,)))
+    if k.extent % count:
+        total = total + _over(c.reduce, expr.const(size * count, int64), k.extent % count)
+    kernel.contraction = None
+    for s in kernel.stores:
+        s.value = expr.substitute(s.value, {c.reduce: total})
+    collapse(kernel)
+    return first, kernel
+
+
+def _over(total: Reduce, start: Expr, count: int) -> Expr:
+    """The part of the sum `total` of `count` terms from `start` on."""
+    (k,) = total.bound
+    own = Axis(count)
+    return expr.reduce(total.kind, (own,), expr.substitute(total.body, {k: start + own}))
