@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -89,7 +90,7 @@ def _family(op: Op, count: int, attrs: tuple[tuple[str, Any], ...]) -> _Family |
     return None
 
 
-class _Family:
+class _Family(ABC):
     """The kernels of an op, by dtype; they are made when a dtype is first met.
 
     Attributes:
@@ -99,10 +100,10 @@ class _Family:
     op: Op
     certain: Callable[..., Any]
 
+    @abstractmethod
     def builtin(self, obstacles: list[Any], kinds: str) -> Callable[..., Any]:
         """A builtin that gives `MISS` while there is an obstacle, and where it is one along an
         axis, unless the operand's dtype is of one of `kinds`."""
-        raise NotImplementedError
 
     def otherwise(self, *args: Any) -> Any:
         """What `certain` gives `MISS` for: operands that are not contiguous are copied."""
@@ -122,9 +123,9 @@ class _Family:
             said = [known.version, self.op.name, form, repr(dtypes), repr(sorted(attrs.items()))]
         return eager.loaded(said, lambda: self.make(form, dtypes, attrs))
 
+    @abstractmethod
     def make(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
         """What `kernel` loads."""
-        raise NotImplementedError
 
 
 def _contiguous(x: Tensor) -> Tensor:

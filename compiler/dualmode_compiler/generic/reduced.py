@@ -14,6 +14,7 @@ from first to last of one of the outer slices, which is where the pointers point
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def _work(sized: Sized) -> float:
     return 1 + operations([sized.value], sized.axes[::-1]) / elements
 
 
-class _Kernel:
+class _Kernel(ABC):
     """A kernel being written. The nest's own block is the body of a loop, or of the function."""
 
     def __init__(self, sized: Sized, host: Host) -> None:
@@ -108,8 +109,9 @@ class _Kernel:
         lines = [*self.head, *nest.lines, *end]
         return "\n".join([*sorted(nest.w.declarations), head, "entry:", *lines, "}", ""])
 
+    @abstractmethod
     def body(self) -> None:
-        raise NotImplementedError
+        """Write what is between the head and the end."""
 
     def end(self) -> list[str]:
         return ["  ret void"]

@@ -220,30 +220,13 @@ def _rows_or_columns(w: Code) -> None:
     piece, all_ = w.choose(split, wide, several), w.choose(split, m, outer)
     w.put(Sweep, "%job", "piece", piece)
     chunks = w.op("udiv", w.op("add", all_, w.op("sub", piece, 1)), piece)
-    one, many = w.name("one"), w.name("many")
-    w.do(f"br i1 {w.is_('eq', chunks, 1)}, label %{one}, label %{many}")
-    w.block(one)
-    w.do("call void @chunk(ptr %job, i64 0)")
-    w.do("ret void")
-    w.block(many)
-    gil = w.emit(f"call ptr {w.get(Api, '%api', 'release_gil')}()")
-    work = w.op("mul", chunks, CHUNK)
-    w.do(f"call void @dm_pool_run(ptr @chunk, ptr %job, i64 {chunks}, i64 {work})")
-    w.do(f"call void {w.get(Api, '%api', 'take_gil')}(ptr {gil})")
-    w.do("ret void")
+    w.run_chunks("@chunk", chunks, w.op("mul", chunks, CHUNK))
 
 
 def _finish(w: Code) -> None:
     """The result: a new tensor; null with an exception set."""
     descr = w.get(AlongKernel, "%kernel", "descr")
-    w.do(f"call void {w.get(Api, '%api', 'incref')}(ptr {descr})  ; new_array takes the reference")
-    ndim = w.emit(f"trunc i64 {w.get(Sweep, '%job', 'ndim')} to i32")
-    shape = w.emit(field(Sweep, "%job", "shape"))
-    new, ndarray = w.get(Api, "%api", "new_array"), w.get(Api, "%api", "ndarray")
-    array = w.emit(
-        f"call ptr {new}(ptr {ndarray}, ptr {descr}, i32 {ndim}, ptr {shape}, ptr null, "
-        "ptr null, i32 0, ptr null)"
-    )
+    array = w.new_array(Sweep, "%job", descr, "%api")
     w.unless(w.is_("ne", array, "null", "ptr"))
     data = w.emit(f"ptrtoint ptr {w.get(Array, array, 'data')} to i64")
     w.do(f"store i64 {data}, ptr {w.item(Sweep, '%job', 'pointers', 'i64', 0)}")

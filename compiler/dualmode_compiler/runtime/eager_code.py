@@ -52,6 +52,31 @@ class Code(LoopWriter):
     def choose(self, condition: str, a: str | int, b: str | int) -> str:
         return self.emit(f"select i1 {condition}, i64 {a}, i64 {b}")
 
+    def run_chunks(self, run: str, chunks: str, work: str) -> None:
+        """Return after `run(%job, chunk)` for all chunks: one here, more by the threads of the
+        pool, without the GIL."""
+        one, many = self.name("one"), self.name("many")
+        self.do(f"br i1 {self.is_('eq', chunks, 1)}, label %{one}, label %{many}")
+        self.block(one)
+        self.do(f"call void {run}(ptr %job, i64 0)")
+        self.do("ret void")
+        self.block(many)
+        gil = self.emit(f"call ptr {self.get(Api, '%api', 'release_gil')}()")
+        self.do(f"call void @dm_pool_run(ptr {run}, ptr %job, i64 {chunks}, i64 {work})")
+        self.do(f"call void {self.get(Api, '%api', 'take_gil')}(ptr {gil})")
+        self.do("ret void")
+
+    def new_array(self, structure: type[Structure], job: str, descr: str, api: str) -> str:
+        """An array of the shape that `job` has; null with an exception set."""
+        self.do(f"call void {self.get(Api, api, 'incref')}(ptr {descr})  ; the array takes it")
+        ndim = self.emit(f"trunc i64 {self.get(structure, job, 'ndim')} to i32")
+        shape = self.emit(field(structure, job, "shape"))
+        new, ndarray = self.get(Api, api, "new_array"), self.get(Api, api, "ndarray")
+        return self.emit(
+            f"call ptr {new}(ptr {ndarray}, ptr {descr}, i32 {ndim}, ptr {shape}, ptr null, "
+            "ptr null, i32 0, ptr null)"
+        )
+
 
 def function(head: str, body: Callable[[Code], None], end: str = "") -> str:
     """The text of a function; `end` is its block "no"."""

@@ -22,7 +22,7 @@ from .eager_records import (
     ProductKernel,
 )
 from .entry_bind import WRAPPED
-from .entry_records import Api, field
+from .entry_records import Api
 from .layout import Array, Boxed, List
 
 _VECTOR = 1 << 15  # multiply-adds of a product with a vector up to which it is computed here
@@ -103,16 +103,7 @@ def _run(w: Code) -> None:
     _put(w, rows=rows, columns=columns, down=down, across=across)
     run = w.get(ProductKernel, "%kernel", "run")
     chunks = w.op("mul", w.op("mul", batch, down), across)
-    one, many = w.name("one"), w.name("many")
-    w.do(f"br i1 {w.is_('eq', chunks, 1)}, label %{one}, label %{many}")
-    w.block(one)
-    w.do(f"call void {run}(ptr %job, i64 0)")
-    w.do("ret void")
-    w.block(many)
-    gil = w.emit(f"call ptr {w.get(Api, '%api', 'release_gil')}()")
-    w.do(f"call void @dm_pool_run(ptr {run}, ptr %job, i64 {chunks}, i64 {work})")
-    w.do(f"call void {w.get(Api, '%api', 'take_gil')}(ptr {gil})")
-    w.do("ret void")
+    w.run_chunks(run, chunks, work)
 
 
 def _matmul(w: Code) -> None:
@@ -141,14 +132,7 @@ def _matmul(w: Code) -> None:
     w.unless(w.is_("ne", kernel, "null", "ptr"), "make")
     w.unless(w.is_("ne", w.get(ProductKernel, kernel, "run"), "null", "ptr"))
     descr = w.get(ProductKernel, kernel, "descr")
-    w.do(f"call void {w.get(Api, api, 'incref')}(ptr {descr})  ; new_array takes the reference")
-    ndim = w.emit(f"trunc i64 {w.get(Product, job, 'ndim')} to i32")
-    shape = w.emit(field(Product, job, "shape"))
-    new, ndarray = w.get(Api, api, "new_array"), w.get(Api, api, "ndarray")
-    array = w.emit(
-        f"call ptr {new}(ptr {ndarray}, ptr {descr}, i32 {ndim}, ptr {shape}, ptr null, "
-        "ptr null, i32 0, ptr null)"
-    )
+    array = w.new_array(Product, job, descr, api)
     w.unless(w.is_("ne", array, "null", "ptr"), "error")
     for name, x in (("a", a), ("b", b), ("c", array)):
         data = w.emit(f"ptrtoint ptr {w.get(Array, x, 'data')} to i64")

@@ -251,17 +251,7 @@ def _run(w: Code) -> None:
     piece, all_ = w.choose(single, grain, several), w.choose(single, inner, rows)
     w.put(Job, "%job", "grain", piece)
     chunks = w.op("udiv", w.op("add", all_, w.op("sub", piece, 1)), piece)
-    one, many = w.name("one"), w.name("many")
-    w.do(f"br i1 {w.is_('eq', chunks, 1)}, label %{one}, label %{many}")
-    w.block(one)
-    w.do("call void @chunk(ptr %job, i64 0)")
-    w.do("ret void")
-    w.block(many)
-    gil = w.emit(f"call ptr {w.get(Api, '%api', 'release_gil')}()")
-    work = w.op("mul", chunks, CHUNK)
-    w.do(f"call void @dm_pool_run(ptr @chunk, ptr %job, i64 {chunks}, i64 {work})")
-    w.do(f"call void {w.get(Api, '%api', 'take_gil')}(ptr {gil})")
-    w.do("ret void")
+    w.run_chunks("@chunk", chunks, w.op("mul", chunks, CHUNK))
 
 
 def _chunk(w: Code) -> None:
@@ -349,14 +339,7 @@ def _apply(w: Code) -> None:
     w.unless(w.emit(f"call i1 {bind}"))
     w.unless(w.emit(f"call i1 @broadcast(ptr {job}, i64 %count)"))
     result = w.get(Kernel, kernel, "descr")
-    w.do(f"call void {w.get(Api, api, 'incref')}(ptr {result})  ; new_array takes the reference")
-    ndim = w.emit(f"trunc i64 {w.get(Job, job, 'ndim')} to i32")
-    shape = w.emit(field(Job, job, "shape"))
-    new, ndarray = w.get(Api, api, "new_array"), w.get(Api, api, "ndarray")
-    array = w.emit(
-        f"call ptr {new}(ptr {ndarray}, ptr {result}, i32 {ndim}, ptr {shape}, ptr null, "
-        "ptr null, i32 0, ptr null)"
-    )
+    array = w.new_array(Job, job, result, api)
     w.unless(w.is_("ne", array, "null", "ptr"), "error")
     w.put(Job, job, "result", w.get(Array, array, "data"))
     with w.when(w.is_("ne", w.get(Job, job, "total"), 0)):
