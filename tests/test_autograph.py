@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 import weakref
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -151,13 +151,17 @@ def test_a_method() -> None:
     assert float(model.step(MINUS)) == 3.0
 
 
-def test_closures_share_conversions() -> None:
+def test_closures_share_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(k):
         return lambda x: x * k if x > 0 else x
 
-    before = len(conversion._converted)
+    converted: list[str] = []
+    convert = conversion._convert
+    monkeypatch.setattr(
+        conversion, "_convert", lambda fn: converted.append(fn.__name__) or convert(fn)
+    )
     assert [float(dm.function(make(k))(ONE)) for k in (1.0, 2.0, 4.0)] == [1.5, 3.0, 6.0]
-    assert len(conversion._converted) - before == 1
+    assert converted == ["<lambda>"]
 
 
 def test_two_lambdas_in_a_line() -> None:
@@ -607,7 +611,7 @@ def test_nothing_is_kept_alive() -> None:
 
 
 def test_code_without_functions_is_forgotten() -> None:
-    before = len(conversion._converted)
+    codes: list[weakref.ref[CodeType]] = []
     file = f"<{__name__}>"
     for k in range(5):
         text = f"def fn(x):\n    return x + {k} if x > 0 else x\n"
@@ -615,9 +619,11 @@ def test_code_without_functions_is_forgotten() -> None:
         scope: dict[str, Any] = {}
         exec(compile(text, file, "exec"), scope)
         assert float(dm.autograph.called(scope["fn"])(ONE)) == 1.5 + k
+        codes.append(weakref.ref(scope["fn"].__code__))
+        assert conversion.is_converted(scope["fn"].__code__)
     del scope
     gc.collect()
-    assert len(conversion._converted) - before == 0
+    assert not any(code() for code in codes)
 
 
 def test_threads_convert_at_the_same_time() -> None:
