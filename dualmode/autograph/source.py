@@ -38,9 +38,6 @@ class ByCode(Generic[T]):
 
         known[key] = weakref.ref(code, forget), value
 
-    def __len__(self) -> int:
-        return len(self._known)
-
 
 class SourceError(Exception):
     """A function's syntax tree that is not to be had; says why, as the end of a sentence."""
