@@ -195,7 +195,7 @@ GOALS: tuple[Goal, ...] = (
     Goal(
         "peak memory",
         "peak_memory",
-        r"(wide_mlp|mlp24)( cold(, codegen apart)?)?",
+        "(wide_mlp|mlp24)( cold)?",
         others=("torch eager",),
         most=0.5,
     ),

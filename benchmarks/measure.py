@@ -210,19 +210,22 @@ class Peak:
         again: the same once more in the same process, after all of it was let go: what the arrays
             take, and what tracing and compiling leave behind each time.
         predicted: what the library says of `again`, where it can tell.
+        beside: what another process, which the library has started to compile, has at its peak.
     """
 
     first: int
     again: int
     predicted: int | None
+    beside: int = 0
 
 
 def _peak(contestant: Contestant, workload: Workload, threads: int, calls: int) -> Peak:
     module = importlib.import_module(f"{__package__}.{contestant.module}")
     importlib.import_module("numpy.random")  # what makes the data is no contestant's own
     first, _ = _peak_of(module, workload, contestant.mode, threads, calls)
+    beside = sum(_high_water(process) for process in getattr(module, "processes", list)())
     again, predicted = _peak_of(module, workload, contestant.mode, threads, calls)
-    return Peak(first, again, predicted)
+    return Peak(first, again, predicted, beside)
 
 
 def _peak_of(
@@ -239,9 +242,18 @@ def _peak_of(
     for _ in range(calls):
         step.call(*step.args)
     step.sync()
-    with open("/proc/self/status") as file:
-        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
+    peak = _high_water(os.getpid())
     return peak - before, step.predicted() if step.predicted else None
+
+
+def _high_water(process: int) -> int:
+    """Bytes of resident memory that a process has had at its peak; 0 where it has ended."""
+    try:
+        with open(f"/proc/{process}/status") as file:
+            lines = [line.split()[1] for line in file if line.startswith("VmHWM")]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(lines[0]) * 1024 if lines else 0
 
 
 def _growth(running: _Running, calls: int) -> int:
@@ -264,7 +276,7 @@ class Worker:
     """
 
     def __init__(
-        self, contestant: Contestant, threads: int, cache: str = "", codegen: str = "here"
+        self, contestant: Contestant, threads: int, cache: str = "", codegen: str = "auto"
     ) -> None:
         self._connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")

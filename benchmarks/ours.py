@@ -49,6 +49,13 @@ def build(workload: Workload, mode: str, threads: int) -> Step:
     raise TypeError(workload)
 
 
+def processes() -> list[int]:
+    """Processes that dualmode has started: the one that LLVM runs in."""
+    from dualmode_compiler.runtime import apart
+
+    return apart.processes()
+
+
 def _dispatch(workload: Dispatch, mode: str) -> Step:
     x, y = workload.data()
     if not workload.arrays:

@@ -59,6 +59,7 @@ from .ops.creation import (
     zeros,
     zeros_like,
 )
+from .ops.cumulative import cumulative_sum
 from .ops.effects import print_ as print
 from .ops.elementwise import (
     abs,
@@ -149,7 +150,6 @@ from .ops.reduction import (
     any,
     argmax,
     argmin,
-    cumulative_sum,
     max,
     mean,
     min,

@@ -7,7 +7,6 @@ gave, as calls of Python functions do. The first run gives it, as further result
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from dualmode_compiler.graph import (
     topological,
 )
 from dualmode_compiler.passes.merge import Union, groups, result_of
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec
 
 from .op import Op

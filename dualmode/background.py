@@ -1,4 +1,4 @@
-"""Work in another thread, while the program goes on."""
+"""Work in another thread, while the program goes on; and what forks wait for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+tracing = threading.RLock()  # held by one trace or compilation at a time, and by what follows it
+kernels = threading.RLock()  # held while kernels of eager operations are made; taken last of all
+PATIENCE = 10.0  # seconds for which a fork waits for another thread, which may be waiting for it
 
 
 class Background:
@@ -47,5 +51,24 @@ def _wait_for_all() -> None:
             thread.join()
 
 
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    """No thread is amidst a trace or compilation: a child could not go on with it, and would wait
+    for ever for what that holds."""
+    _wait_for_all()
+    for lock in (tracing, kernels):
+        if lock.acquire(timeout=PATIENCE):
+            _held.append(lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait_for_all)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )

@@ -6,26 +6,24 @@ tape it is recorded as one entry, whose gradient is again such a function: so to
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from dualmode_compiler.graph import CONST, Graph, Node
 from dualmode_compiler.interpret import Interpreter
+from dualmode_compiler.lazy import lazy
 from dualmode_compiler.runtime.layout import MISS
 
-from . import config, errors, native
+from . import config, errors, kernels
 from .again import calls_in_open_loops
+from .background import tracing as lock
 from .graphs import Gradient, extract, record, replay
 from .memory import Memory
 from .op import state
 from .tensor import Tensor
 from .tracer import current_tracer
 from .variable import LAYOUT
-
-lock = threading.RLock()  # one trace or compilation at a time
 
 
 def compile_graph(graph: Graph, name: str) -> Any:
@@ -38,7 +36,7 @@ def compile_graph(graph: Graph, name: str) -> Any:
     return driver.compile(
         graph,
         name,
-        catalogue=native.catalogue(),
+        catalogue=kernels.catalogue(),
         report=_check_budget,
         optimization=config.optimization,
         tune=config.tune == "measure",
@@ -127,7 +125,7 @@ class GraphFunction:
             return self._record(args)
         return self._run(args)
 
-    @cached_property
+    @lazy
     def _entry(self) -> Any:
         """What takes the parameters as they are and may miss; None where there is no such entry."""
         params, executable = self.graph.params, self.executable
@@ -162,7 +160,7 @@ class GraphFunction:
         outputs, states = len(self.graph.outputs), len(self.graph.updates)
         return results[:outputs] + results[len(results) - states :]
 
-    @cached_property
+    @lazy
     def _forward(self) -> GraphFunction:
         """This function with further outputs: the values that its first-order gradient needs."""
         graph = self.graph

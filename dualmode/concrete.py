@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.interpret import Interpreter
+from dualmode_compiler.lazy import lazy
 from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import Spec
 
@@ -175,7 +175,7 @@ class ConcreteFunction:
         else:
             self._donating(donation)
 
-    @cached_property
+    @lazy
     def _interpreted(self) -> GraphFunction:
         return self._function.interpreted()
 

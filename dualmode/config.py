@@ -43,9 +43,11 @@ cache_dir: str = ""
 cache_mb: int = 512
 """The most that compiled code may take on disk, in MiB; the least recently used is dropped."""
 
-codegen: Literal["here", "apart"] = "here"
-"""Where LLVM makes machine code: in this process, of which it then takes some 70 MiB, or in one of
-its own, which ends when it has not been needed for some seconds."""
+codegen: Literal["auto", "here", "apart"] = "auto"
+"""Where LLVM makes machine code: in this process, of which it then takes some 70 MiB; or in one of
+its own, which starts while a function is traced, and ends when it has not been needed for some
+seconds; "auto" is the latter where this process may use two cores. Where another process cannot be
+had, code is made here."""
 
 tune: Literal["model", "measure"] = "model"
 """How matrix products of functions that are compiled from now on are cut into blocks: by a model of
@@ -80,7 +82,7 @@ _KINDS: dict[str, type | tuple[str | int, ...]] = {
     "backend": ("compile", "interpret"),
     "kernels": ("native", "numpy"),
     "optimization": (0, 1, 2),
-    "codegen": ("here", "apart"),
+    "codegen": ("auto", "here", "apart"),
     "tune": ("model", "measure"),
     "cache": bool,
     "cache_dir": str,
@@ -113,7 +115,7 @@ def update(**settings: Any) -> None:
     if "codegen" in settings:
         from dualmode_compiler.runtime import apart
 
-        apart.settings.wanted = codegen == "apart"
+        apart.settings.codegen = codegen
     if not _CACHE.isdisjoint(settings):
         from dualmode_compiler.runtime import cache as store
 

@@ -6,12 +6,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 import dualmode as dm
+from dualmode_compiler.records import dataclass
 
 from .table import text_table
 

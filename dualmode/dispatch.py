@@ -94,6 +94,35 @@ def product(op: Op) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     return decorate
 
 
+def moved(op: Op, *args: Any) -> Any:
+    """What native code makes of an op that moves elements along an axis, told to the tapes; or
+    `MISS`. `args` are operands and what `Op.arguments` names, of which the axis is the first."""
+    out = op.native(*args)
+    if out is not MISS and recording:
+        count = len(args) - len(op.arguments)
+        attrs = dict(zip(op.arguments, args[count:], strict=True))
+        attrs["axis"] %= args[0].ndim
+        for tape in state.tapes:
+            tape.record(op, args[:count], attrs, out)
+    return out
+
+
+def view(op: Op) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """`unary`, for a function `(x, axes)` of an op that is a view; of tuples and lists."""
+
+    def decorate(general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(general)
+        def call(x: Any, axes: Any) -> Tensor:
+            if recording or type(axes) not in (tuple, list):
+                return general(x, axes)
+            out = op.native(x, axes)
+            return general(x, axes) if out is MISS else out
+
+        return call
+
+    return decorate
+
+
 def along(op: Op, default: Any, keepdims: bool = True) -> Callable[..., Any]:
     """`unary`, for a function `(x, axis=default, keepdims=False)`, or without `keepdims`; other
     arguments of it are not for native code."""

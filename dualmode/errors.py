@@ -54,11 +54,10 @@ def is_foreign(file: str) -> bool:
 
 @cache
 def _libraries() -> tuple[str, ...]:
-    import sysconfig  # when first used, to keep `import dualmode` short
+    import site  # `sysconfig` knows too, but takes longer
 
-    paths = sysconfig.get_paths()
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple({os.path.abspath(paths[name]) + os.sep for name in names})
+    folders = [os.path.dirname(os.__file__), *site.getsitepackages()]
+    return tuple({os.path.abspath(folder) + os.sep for folder in folders})
 
 
 def user_code() -> CodeType | None:

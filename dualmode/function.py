@@ -48,6 +48,15 @@ def _load() -> None:
     tree.load()
 
 
+@functools.cache
+def _start() -> None:
+    """What first calls need begins while they are traced."""
+    from dualmode_compiler import driver
+
+    if config.backend == "compile":
+        driver.begin()
+
+
 class Function(Routable):
     """A compiled function; what `@function` makes. Call it like the Python function.
 
@@ -119,6 +128,7 @@ class Function(Routable):
             out = self._recent.attempt(leaves, form)
             if out is not MISS:
                 return out
+        _start()
         concrete = self._traces.find(self._arguments.key(form, leaves), leaves, self._python)
         out = concrete.run(leaves)
         if eager and concrete.ready:

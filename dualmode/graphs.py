@@ -13,7 +13,7 @@ Griewank and Walther, "Evaluating Derivatives", 2nd edition, 2008, chapters 3 an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dualmode_compiler.graph import (
@@ -31,6 +31,7 @@ from dualmode_compiler.graph import (
     topological,
 )
 from dualmode_compiler.passes.merge import Union, common, groups, result_of
+from dualmode_compiler.records import dataclass
 
 from . import errors, op
 from .again import Known, again, first_without_inputs

@@ -8,13 +8,13 @@ one array, and taken out of it by ops without effects. So nothing outlives a cal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from dualmode_compiler.graph import running
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec, uint8
 from dualmode_compiler.spec import dtype as as_dtype
 

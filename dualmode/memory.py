@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from dualmode_compiler.lazy import lazy
 
 if TYPE_CHECKING:
     from dualmode_compiler.graph import Graph
@@ -53,14 +54,14 @@ class Memory:
         """All that exists at once while it runs, with no tape around the call."""
         return self.arguments + self.results + self.scratch
 
-    @cached_property
+    @lazy
     def kept(self) -> int:
         """Bytes that a tape around the call keeps of it until the gradient is computed; but for
         what loops keep of a number of iterations that is not known."""
         kept = self._forward().outputs[len(self._graph.outputs) :]
         return sum(n.spec.nbytes for n in kept if not n.spec.is_stack)
 
-    @cached_property
+    @lazy
     def _timeline(self) -> Timeline | None:
         if not hasattr(self._executable, "native"):
             return None

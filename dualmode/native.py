@@ -4,11 +4,12 @@
   each dtype.
 - Ops along an axis (`Op.along`), such as sums and softmax, have two: for axes at the end, and for
   others. Those that say what they have for each row (`Op.rows`), such as losses, have one.
+- Ops that move elements along an axis (`Op.moves`) have code for every dtype.
 - The product of matrices, which batches as `ops.batch.matmul` does, has one.
 
-They are called without any Python in between: `Op.native`. An op whose result can be put together
-of results for a few shapes (`Op.pieces`) is compiled for these. All other ops are computed by
-NumPy.
+They are called without any Python in between: `Op.native`. What only looks at its operand in
+another way (`Op.view`) is a view of NumPy's. An op whose result can be put together of results for
+a few shapes (`Op.pieces`) is compiled for these. All other ops are computed by NumPy.
 
 Which code computes an op is decided by the op, dtypes and shapes alone, so equal calls give equal
 bits. `Op.kernel` is the oracle; with `dm.config.update(kernels="numpy")` it computes all.
@@ -16,36 +17,28 @@ bits. `Op.kernel` is the oracle; with `dm.config.update(kernels="numpy")` it com
 
 from __future__ import annotations
 
-import os
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from dualmode_compiler.artifact import source_version
-from dualmode_compiler.fingerprint import Catalogue
 from dualmode_compiler.runtime.layout import MISS, supported
-from dualmode_compiler.spec import DTYPES, DType, Spec, bfloat16, spec_of
+from dualmode_compiler.spec import Spec, spec_of
 
 from . import config
-from .op import Op, recording
-from .ops import OPS, batch
+from .kernels import Along, Elementwise, Family, Moves, Product, Rows, catalogue, lock
+from .op import Op
+from .ops import batch
 from .tensor import Tensor
 from .variable import LAYOUT
-
-_lock = threading.RLock()
-_ANY_TIME: list[None] = []  # nothing stands against native code
-# of operands of ops along an axis
-_COMPUTED = frozenset(d for d in DTYPES.values() if not d.is_complex and d is not bfloat16)
-_PLAIN = (bool, int, float, str, type(None))  # attributes that mean the same in every process
 
 
 def make(op: Op, count: int) -> Callable[..., Any] | None:
     """What computes `op` of `count` operands and `Op.arguments`, or gives `MISS`: while any thread
     traces, and where it does not take them. None for ops without native code."""
+    if op.view:
+        return _view(op)
     family = _family(op, count, ())
     return None if family is None else family.builtin(config.interpreted, op.along)
 
@@ -73,265 +66,41 @@ _left_to_numpy: set[Op] = set()
 
 
 @cache
-def _family(op: Op, count: int, attrs: tuple[tuple[str, Any], ...]) -> _Family | None:
+def _family(op: Op, count: int, attrs: tuple[tuple[str, Any], ...]) -> Family | None:
     """The kernels of `op` with `count` arguments; None where it has none."""
     from dualmode_compiler.runtime.eager_records import OPERANDS
 
     if op.lower is None or op.effect or not supported(LAYOUT):
         return None
+    if op.moves:
+        return Moves(op)
     if op.along:
-        return _Along(op) if count == 1 + len(op.arguments) else None
+        return Along(op) if count == 1 + len(op.arguments) else None
     if op.rows:
-        return _Rows(op, attrs) if count == len(op.rows) - 1 else None
+        return Rows(op, attrs) if count == len(op.rows) - 1 else None
     if op.batch is batch.matmul:
-        return _Product(op) if count == 4 else None
+        return Product(op) if count == 4 else None
     if op.batch is batch.elementwise and not attrs and count <= OPERANDS:
-        return _Elementwise(op, count)
+        return Elementwise(op, count)
     return None
 
 
-class _Family(ABC):
-    """The kernels of an op, by dtype; they are made when a dtype is first met.
+# --- views ----------------------------------------------------------------------------------------
 
-    Attributes:
-        certain: computes, or gives `MISS`, also while there are obstacles.
-    """
 
-    op: Op
-    certain: Callable[..., Any]
+def _view(op: Op) -> Callable[..., Any]:
+    """NumPy's own view, without what stands around the kernels that compute."""
+    kernel, obstacles, wrap = op.kernel, config.interpreted, Tensor._wrap
 
-    @abstractmethod
-    def builtin(self, obstacles: list[Any], kinds: str) -> Callable[..., Any]:
-        """A builtin that gives `MISS` while there is an obstacle, and where it is one along an
-        axis, unless the operand's dtype is of one of `kinds`."""
-
-    def otherwise(self, *args: Any) -> Any:
-        """What `certain` gives `MISS` for: operands that are not contiguous are copied."""
-        if all(x._value.flags.c_contiguous for x in args):
+    def view(x: Any, *attrs: Any) -> Any:
+        if obstacles or type(x) is not Tensor or type(x._value) is not np.ndarray:
             return MISS
-        return self.certain(*map(_contiguous, args))
-
-    def kernel(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
-        """The kernel of this form (`runtime.eager.loaded`), from the cache if it is there."""
-        from dualmode_compiler.runtime import eager
-
-        said = None
-        known = catalogue()
-        if known.ops.get(self.op.name) is self.op and all(
-            type(v) in _PLAIN for v in attrs.values()
-        ):
-            said = [known.version, self.op.name, form, repr(dtypes), repr(sorted(attrs.items()))]
-        return eager.loaded(said, lambda: self.make(form, dtypes, attrs))
-
-    @abstractmethod
-    def make(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
-        """What `kernel` loads."""
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    return Tensor._wrap(np.ascontiguousarray(x._value))
-
-
-# --- elementwise ----------------------------------------------------------------------------------
-
-
-class _Elementwise(_Family):
-    """Of the dtype of the last tensor, which numbers take as well."""
-
-    def __init__(self, op: Op, count: int) -> None:
-        from dualmode_compiler.runtime.eager import Table
-
-        self.op = op
-        self.table = Table(count)
-        self.certain = self.builtin(_ANY_TIME, "")
-
-    def builtin(self, obstacles: list[Any], kinds: str) -> Callable[..., Any]:
-        from dualmode_compiler.runtime import eager
-
-        return eager.builtin(self.table, LAYOUT, obstacles, self._first, recording)
-
-    def _first(self, *operands: Any) -> Any:
-        """The first call for a dtype."""
-        operands = tuple([getattr(x, "_tensor", x) for x in operands])  # the values of variables
-        with _lock:
-            last = [x for x in operands if type(x) is Tensor][-1].dtype
-            dtypes = [x.dtype if type(x) is Tensor else last for x in operands]
-            try:
-                self.op.infer(*[Spec((1,), d) for d in dtypes])
-            except TypeError:  # a DTypeError: they have to be promoted first; or too few operands
-                return MISS
-            self.table.add(last, self.kernel("elementwise", dtypes, {}))
-        return self.certain(*operands)
-
-    def make(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
-        from dualmode_compiler.generic.elementwise import elementwise
-        from dualmode_compiler.runtime import jit
-
-        return elementwise(self.op, dtypes, jit.host())
-
-
-# --- along an axis --------------------------------------------------------------------------------
-
-
-class _Along(_Family):
-    """Called as `(x, axis)` or `(x, axis, keepdims)`."""
-
-    def __init__(self, op: Op) -> None:
-        from dualmode_compiler.runtime.eager import AlongTable
-
-        self.op = op
-        self.whole = "keepdims" not in op.arguments  # then the result has the operand's shape
-        self.attrs: dict[str, Any] = {} if self.whole else {"keepdims": False}
-        self.table = AlongTable()
-        self.certain = self.builtin(_ANY_TIME, "biufc")
-
-    def builtin(self, obstacles: list[Any], kinds: str) -> Callable[..., Any]:
-        from dualmode_compiler.runtime import eager
-
-        return eager.along(
-            "along",
-            self.table,
-            LAYOUT,
-            obstacles,
-            self._first,
-            count=1 + len(self.op.arguments),
-            kinds=sum(1 << d.numpy.num for d in _COMPUTED if d.kind in kinds),
-            whole=self.whole,
-        )
-
-    def _first(self, x: Tensor, axis: Any, *keepdims: Any) -> Any:
-        """The first call for a dtype, with axes at the end or with others."""
-        with _lock:
-            axes = range(x.ndim) if axis is None else axis if type(axis) is tuple else (axis,)
-            last = max((k % x.ndim for k in axes if x.shape[k] != 1), default=-1)
-            rows = all(n == 1 for n in x.shape[last + 1 :])
-            form = "rows" if rows else "columns"
-            code = self.kernel(form, [x.dtype], self.attrs)
-            self.table.add(x.dtype.numpy.num, int(not rows), code, [0])
-        return self.certain(x, axis, *keepdims)
-
-    def make(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
-        from dualmode_compiler.generic import reduced
-        from dualmode_compiler.runtime import jit
-
-        attrs = {**attrs, "axis": (0,)}
-        if form == "rows":
-            return reduced.rows(self.op, [(dtypes[0], ("n",))], attrs, jit.host())
-        return reduced.columns(self.op, [(dtypes[0], ("n", "m"))], attrs, jit.host())
-
-    def otherwise(self, *args: Any) -> Any:
-        """The reduced axes go to the end."""
-        x, axis, *keepdims = args
-        if not x.size or x.dtype not in _COMPUTED:
+        try:
+            return wrap(kernel(x._value, *attrs))
+        except (TypeError, ValueError):  # the op says what is wrong
             return MISS
-        out = MISS
-        if not x._value.flags.c_contiguous:
-            x = _contiguous(x)
-            out = self.certain(x, axis, *keepdims)
-        order = (*(k for k in range(x.ndim) if k not in axis), *axis)
-        if out is not MISS or order == tuple(range(x.ndim)):
-            return out
-        moved = Tensor._wrap(np.ascontiguousarray(x._value.transpose(order)))
-        last = tuple(range(x.ndim - len(axis), x.ndim))
-        out = self.certain(moved, last, *keepdims)
-        if out is MISS or keepdims == [False]:
-            return out
-        return Tensor._wrap(out._value.transpose(np.argsort(order)))
 
-
-# --- with rows ------------------------------------------------------------------------------------
-
-
-class _Rows(_Family):
-    """Called with operands; the attributes are part of the kernels."""
-
-    def __init__(self, op: Op, attrs: tuple[tuple[str, Any], ...]) -> None:
-        from dualmode_compiler.runtime.eager import AlongTable
-
-        self.op, self.attrs = op, dict(attrs)
-        self.table = AlongTable()
-        self.certain = self.builtin(_ANY_TIME, "")
-
-    def builtin(self, obstacles: list[Any], kinds: str) -> Callable[..., Any]:
-        from dualmode_compiler.runtime import eager
-
-        return eager.along(
-            "rows",
-            self.table,
-            LAYOUT,
-            obstacles,
-            self._first,
-            count=len(self.op.rows) - 1,
-            kinds=-1,
-            whole=self.op.rows[-1] == "row",
-        )
-
-    def _first(self, *operands: Any) -> Any:
-        """The first call for a pair of dtypes."""
-        from dualmode_compiler.runtime.eager_records import ROLES
-
-        with _lock:
-            dtypes = [x.dtype for x in operands]
-            code = self.kernel("rows", dtypes, self.attrs)
-            roles = [ROLES[name] for name in self.op.rows[:-1]]
-            first, last = dtypes[0].numpy.num, dtypes[-1].numpy.num
-            self.table.add(first, last, code, roles)
-        return self.certain(*operands)
-
-    def make(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
-        from dualmode_compiler.generic import reduced
-        from dualmode_compiler.runtime import jit
-
-        shapes = [() if role == "one" else ("n",) for role in self.op.rows]
-        operands = list(zip(dtypes, shapes, strict=False))
-        return reduced.rows(self.op, operands, attrs, jit.host())
-
-
-# --- matrix products ------------------------------------------------------------------------------
-
-
-class _Product(_Family):
-    """Called as `(a, b, transpose_a, transpose_b)`."""
-
-    def __init__(self, op: Op) -> None:
-        from dualmode_compiler.runtime.eager import ProductTable
-
-        self.op = op
-        self.table = ProductTable()
-        self.certain = self.builtin(_ANY_TIME, "")
-
-    def builtin(self, obstacles: list[Any], kinds: str) -> Callable[..., Any]:
-        from dualmode_compiler.runtime import eager
-
-        return eager.matmul(self.table, LAYOUT, obstacles, self._first)
-
-    def _first(self, a: Tensor, *others: Any) -> Any:
-        """The first call for a dtype."""
-        with _lock:
-            self.table.add(a.dtype, self.kernel("product", [a.dtype], {}))
-        return self.certain(a, *others)
-
-    def make(self, form: str, dtypes: Sequence[DType], attrs: dict[str, Any]) -> Any:
-        from dualmode_compiler.generic.product import product
-        from dualmode_compiler.runtime import jit
-
-        return product(dtypes[0], jit.host())
-
-    def otherwise(self, *args: Any) -> Any:
-        """Matrices that lie transposed in memory are taken as such."""
-        a, b, turned_a, turned_b = args
-        operands = [_laid_out(a, turned_a), _laid_out(b, turned_b)]
-        return self.certain(*[x for x, _ in operands], *[t for _, t in operands])
-
-
-def _laid_out(x: Tensor, turned: bool) -> tuple[Tensor, bool]:
-    """A contiguous tensor, and whether it is the transposed matrix."""
-    value = x._value
-    if value.flags.c_contiguous:
-        return x, turned
-    if value.swapaxes(-1, -2).flags.c_contiguous:
-        return Tensor._wrap(value.swapaxes(-1, -2)), not turned
-    return _contiguous(x), turned
+    return view
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -354,15 +123,9 @@ def _compiled(op: Op, specs: tuple[Spec, ...], attrs: tuple[tuple[str, Any], ...
     from dualmode_compiler import driver
     from dualmode_compiler.graph import Graph
 
-    with _lock:
+    with lock:
         graph = Graph()
         params = [graph.param(s) for s in specs]
         graph.outputs = [graph.add(op, params, dict(attrs))]
         executable = driver.compile(graph, op.name, catalogue=catalogue())
         return executable.bind(LAYOUT, list(range(len(params))), [], [], "single")
-
-
-@cache
-def catalogue() -> Catalogue:
-    """The ops that mean the same in every process."""
-    return Catalogue(OPS, source_version(os.path.dirname(__file__)))

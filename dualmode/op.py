@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import LowerRule
 from dualmode_compiler.graph import Rule
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import DType, Spec
 
@@ -75,6 +76,12 @@ class Op:
         rows: of an op along the last axis of its first operand: what each operand has for each of
             its rows, a "row" or "one" element, or the one row "shared" by all; then the same of the
             result.
+        moves: of an op that moves whole elements along the attribute `axis`: "take" is for operands
+            (x, indices), "scatter" for (x, indices, updates), "join" for any number; "scan" is for
+            sums so far and their like, with the attribute `reverse`.
+        combines: the op by which a scatter or scan combines old elements with new ones; None
+            replaces them.
+        view: True where the kernel gives a view of its one operand and computes nothing.
         pieces: `(compute, *arrays, **attrs) -> array`: the kernel's result, put together of results
             for shapes of its own choice, a few in all: native code is compiled for these.
             `compute` takes what the kernel does.
@@ -94,6 +101,9 @@ class Op:
     arguments: tuple[str, ...] = ()
     along: str = ""
     rows: tuple[str, ...] = ()
+    moves: str = ""
+    combines: Op | None = None
+    view: bool = False
     pieces: Callable[..., Any] | None = None
     native: Callable[..., Any] = field(init=False)
     # what makes `native`, for a number of operands; `eager` sets it
@@ -218,15 +228,17 @@ class _State(threading.local):
     tapes: tuple[Recorder, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        traced, taped = self.mode is not _State.mode, bool(self.tapes)
-        _set(self, name, value)
+        taped = bool(self.tapes)
         if name == "tapes":  # which come and go in every step
+            _set(self, name, value)
             tapes = bool(value)
             if taped is not tapes:
                 _count(recording, taped, tapes)
-                if not traced:
+                if self.mode is _State.mode:
                     _count(config.detours, taped, tapes)
             return
+        traced = self.mode is not _State.mode
+        _set(self, name, value)
         traces = self.mode is not _State.mode
         _count(config.interpreted, traced, traces)
         _count(config.detours, traced or taped, traces or taped)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec
 
 from . import errors

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dualmode_compiler import spec as specs
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec, spec_of
 from dualmode_compiler.spec import dtype as as_dtype
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dualmode_compiler.graph import PARAM, Graph, Node
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec
 
 from . import op, tree

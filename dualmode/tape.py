@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from operator import is_
 from typing import Any, Literal, Self
 
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import DType
 
 from . import tree

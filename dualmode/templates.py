@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from dualmode_compiler.graph import CONST, Graph, Literal, Node, Structural
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec
 
 from . import errors

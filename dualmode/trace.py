@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.lazy import lazy
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec
 
 from . import op, sizes, tree
@@ -55,7 +56,7 @@ class Result:
             found.leaves.append(sizes.plain(x))
         return found
 
-    @cached_property
+    @lazy
     def single(self) -> bool:
         """True where the result is one traced tensor and nothing around it."""
         return len(self.leaves) == 1 and self.form.is_leaf() and len(self.nodes) == 1

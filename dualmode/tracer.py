@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from dualmode_compiler import spec as specs
 from dualmode_compiler.graph import LOOP, PARAM, TOKEN, Graph, Node, Site, Structural, topological
 from dualmode_compiler.interpret import Interpreter
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import DType, Spec
 
 from . import errors, op, sizes

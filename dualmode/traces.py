@@ -6,8 +6,9 @@ import functools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from dualmode_compiler.records import dataclass
 
 from .autograph import calls
 from .callable import lock

@@ -29,6 +29,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT), str(ROOT / "compiler"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
+# LLVM's verifier goes over all that is compiled, in every process that tests start.
+os.environ["DUALMODE_VERIFY"] = "1"
+
 # Compiled code is kept apart from the user's own, in a directory that this run of the tests starts
 # with empty and that all its processes share: what one of them compiles, another one loads.
 if "PYTEST_XDIST_WORKER" not in os.environ:

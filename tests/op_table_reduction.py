@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dualmode.ops import crossentropy, normalization, reduction, softmax
+from dualmode.ops import crossentropy, cumulative, normalization, reduction, softmax
 from dualmode_compiler.spec import DTYPES
 from op_table import ALL, COMPLEX, FLOATS, Array, Attrs, Draw, Row, Shape, axis_attrs, values
 from op_table import reduction_shape as shape
@@ -85,11 +85,18 @@ def _labelled(draw: Draw, dtype: str, special: bool = True) -> tuple[list[Array]
 _smooth_labelled = partial(_labelled, special=False)
 
 
-def _slope(logits: Array, labels: Array) -> Array:
+def _weighted(drawn: tuple[list[Array], Attrs]) -> tuple[list[Array], Attrs]:
+    """Logits, what weighs the losses, and labels."""
+    (logits, labels), attrs = drawn
+    g = np.linspace(-2, 3, labels.size).reshape(labels.shape).astype(logits.dtype)
+    return [logits, g, labels], attrs
+
+
+def _gradient(logits: Array, g: Array, labels: Array) -> Array:
     p = np.exp(_log_softmax(logits, -1))
     here = labels[..., None] == np.arange(logits.shape[-1])
     known = here.any(-1, keepdims=True)
-    return np.where(known, p - here, np.nan)
+    return np.where(known, (p - here) * g[..., None], np.nan)
 
 
 def _loss(logits: Array, labels: Array) -> Array:
@@ -120,7 +127,7 @@ ROWS = [
         special=False, shapes=some, attrs=axis_attrs, gradients=(0,)),
     Row(reduction.PROD, reduction.prod, _reduction(np.prod), 1, ALL, (-2, 2), special=False,
         shapes=shape, attrs=axis_attrs, smooth=(0.5, 1.5), gradients=(0,)),
-    Row(reduction.CUMULATIVE_SUM, reduction.cumulative_sum, _cumulative_sum, 1, ALL,
+    Row(cumulative.CUMULATIVE_SUM, cumulative.cumulative_sum, _cumulative_sum, 1, ALL,
         special=False, shapes=_ranked, attrs=_one_axis, gradients=(0,), magnitude=_total),
     Row(reduction.MAX, reduction.max, _reduction(np.max), 1, ALL, shapes=some, attrs=axis_attrs,
         gradients=(0,)),
@@ -141,10 +148,11 @@ ROWS = [
     Row(crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY, crossentropy.sparse_softmax_cross_entropy,
         _loss, 2, FLOATS, inputs=_labelled, smooth_inputs=_smooth_labelled, gradients=(0,),
         magnitude=lambda x, labels: np.full(labels.shape, 10.0)),
-    Row(crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE,
-        crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE, _slope, 2, FLOATS, inputs=_labelled,
-        smooth_inputs=_smooth_labelled, gradients=(0,),
-        magnitude=lambda x, labels: np.ones(x.shape)),
+    Row(crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_GRADIENT,
+        crossentropy.SPARSE_SOFTMAX_CROSS_ENTROPY_GRADIENT, _gradient, 3, FLOATS,
+        inputs=lambda *a, **k: _weighted(_labelled(*a, **k)),
+        smooth_inputs=lambda *a, **k: _weighted(_smooth_labelled(*a, **k)), gradients=(0, 1),
+        magnitude=lambda x, g, labels: np.abs(g)[..., None] * np.ones(x.shape)),
     Row(normalization.LAYER_NORM, normalization.layer_norm, _normalized, 3, FLOATS,
         inputs=_normalizable, gradients=(0, 1, 2),
         magnitude=lambda x, s, b, **_: np.full(x.shape, 10.0)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -102,3 +104,24 @@ def test_compile_budget_is_reported():
         pytest.warns(dm.errors.CompilationWarning, match=r"costly: compiling took .* s, more than"),
     ):
         fn(dm.asarray(1.0))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_a_fork_waits_for_what_other_threads_trace_and_compile():
+    tracing = threading.Event()
+
+    def slow(x):
+        tracing.set()
+        time.sleep(0.2)
+        return x + 1
+
+    thread = threading.Thread(target=dm.function(slow), args=(dm.asarray(1.0),))
+    thread.start()
+    tracing.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)  # not for ever
+        right = float(dm.function(lambda x: x * 3)(dm.asarray(2.0))) == 6
+        os._exit(0 if right else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()

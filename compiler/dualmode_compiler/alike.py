@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from . import expr
-from .expr import LOAD, Affine, Apply, Axis, Buffer, Const, Expr, Fold, Load, Reduce, walk
+from .expr import LOAD, Affine, Apply, Axis, Buffer, Const, Expr, Fold, Load, Reduce
 from .spec import DType, Spec
+from .walks import rebuild, walk
 
 T = TypeVar("T")
 _APART = {"name", "nodes", "apart"}  # fields that say nothing of what is computed
@@ -126,5 +127,5 @@ class _Renaming:
             if isinstance(e, Load):
                 known[e] = expr.load(self._buffers.get(e.buffer, e.buffer), parts)
             else:
-                known[e] = expr.rebuild(e, parts)
+                known[e] = rebuild(e, parts)
         return known[x]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import sys
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from .fingerprint import Catalogue, fingerprint
 from .graph import Graph
+from .records import dataclass
 from .runtime import cache as store
 from .runtime import jit
 from .slots import Slots

@@ -16,10 +16,10 @@ are rounded measurements; only their ratios matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .emit.simd import Element
+from .records import dataclass
 from .runtime.jit import Host
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from .artifact import Artifact
 from .emit.main import Program, emit_main
 from .fingerprint import numbers
 from .graph import Graph
+from .lazy import lazy
 from .loops import HostCall
 from .lower import lower
 from .plan import Plan, plan
@@ -42,6 +42,8 @@ class Build:
         self.seconds = seconds
         self.optimization = optimization
         self.tune = tune
+        self._code: list[jit.Making] | None = None
+        self._whole = False
 
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -49,14 +51,14 @@ class Build:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         return out
 
-    @cached_property
+    @lazy
     def graph(self) -> Graph:
         """The graph after all passes."""
         return self.stage(
             "passes", lambda: passes.run(self._traced, optimization=self.optimization)
         )
 
-    @cached_property
+    @lazy
     def _planned(self) -> tuple[Plan, Program]:
         graph = self.graph
         with expr.fresh():
@@ -67,8 +69,15 @@ class Build:
 
                 self.stage("tune", lambda: tune(planned.steps, self._host))
             table = self._slots.with_constants(len(planned.constants))
-            program = self.stage("emit", lambda: emit_main(planned, table, self._host))
+            program: Program = self.stage(
+                "emit", lambda: emit_main(planned, table, self._host, take=self._begin)
+            )
         return planned, program
+
+    def _begin(self, text: str, promote: str) -> None:
+        """Begin to make machine code of a module, if that is wanted."""
+        if self._code is not None:
+            self._code.append(jit.begin(text, self._host, promote, look=not self._whole))
 
     @property
     def plan(self) -> Plan:
@@ -83,15 +92,21 @@ class Build:
         """Calls back to NumPy kernels, by the number that the callback gets."""
         return self.program.calls
 
+    def begin(self, whole: bool) -> None:
+        """Write the program; machine code is made of each part as soon as that is written.
+
+        Args:
+            whole: the program is kept as a whole, so its modules are not looked for in the cache.
+        """
+        self._code, self._whole = [], whole
+        _ = self.program
+
     def artifact(self) -> Artifact:
-        program, graph = self.program, self.graph
+        """What has been begun."""
+        program, graph, code = self.program, self.graph, self._code
+        assert code, "the program was written before it was begun"
         return Artifact(
-            objects=self.stage(
-                "codegen",
-                lambda: jit.compile_texts(
-                    program.modules(), self._host, "run" if program.structured else ""
-                ),
-            ),
+            objects=self.stage("codegen", lambda: [making.result() for making in code]),
             constants=[np.ascontiguousarray(c.array) for c in self.plan.constants],
             arena=self.plan.arena,
             written=[k for k, node in graph.updates if node is not graph.params[k]],
@@ -100,3 +115,9 @@ class Build:
             calls=numbers(self._traced, [c.node for c in program.calls]),
             work=program.work,
         )
+
+    def keep(self) -> None:
+        """Put the machine code of the modules into the cache: for programs that are not kept as a
+        whole."""
+        for making in self._code or ():
+            making.keep()

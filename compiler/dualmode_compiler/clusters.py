@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from . import expr, folds, regroup
+from . import folds, regroup
 from .contraction import is_contraction, linear
 from .cost import DEPTH, cost, repeated_cost
 from .expr import Axis, Buffer, Expr, Load
 from .graph import ITEM
+from .index import ravel
 from .loops import loads
 from .lowered import Lowered, at
+from .records import dataclass
+from .walks import substitute
 
 if TYPE_CHECKING:
     from .lower import Lowering
@@ -203,20 +206,20 @@ class Clusters:
         for load in loads(value):  # those in the index of another come before it
             inner = cluster.values.get(load.buffer)
             if inner is not None:
-                index = [expr.substitute(i, mapping) for i in load.index]
+                index = [substitute(i, mapping) for i in load.index]
                 mapping[load] = at(producer[load.buffer], inner, index)
-        return expr.substitute(value, mapping) if mapping else value
+        return substitute(value, mapping) if mapping else value
 
 
 def _in_vectors(item: Lowered) -> bool:
     """True if neighbours along the last axis of `item` are stored side by side, and no index that
     it reads at takes that axis apart."""
     last = item.axes[-1]
-    offset = linear(expr.ravel(item.index, item.buffer.spec.shape))
+    offset = linear(ravel(item.index, item.buffer.spec.shape))
     if offset is None or offset[0].get(last) != 1 or item.value is None:
         return False
     divided = (x for x in loads(item.value) if regroup.divides(x.index, last))
-    offsets = (expr.ravel(x.index, x.buffer.spec.shape) for x in divided)
+    offsets = (ravel(x.index, x.buffer.spec.shape) for x in divided)
     return not any(regroup.divides((at,), last) for at in offsets)
 
 

@@ -6,12 +6,17 @@ import math
 from collections.abc import Sequence
 
 from .contract import Gemm
-from .expr import Affine, Apply, Axis, Const, Expr, Reduce, walk
+from .expr import Affine, Apply, Axis, Const, Expr, Load, Reduce
 from .halves import operand
-from .loops import Contraction, Kernel
+from .loops import Contraction, Kernel, flat
 from .spec import float32, float64
+from .tiling import LONG_DOT, THIN
+from .walks import walk
 
 SMALL = 1 << 12  # multiply-adds below which plain loops are as fast
+# Most columns for which A is computed as it is read. To store it and read it again takes as long as
+# three additions for each element, while products take about a twentieth longer in between.
+NARROW = 64
 
 
 def is_contraction(value: Expr, axes: Sequence[Axis]) -> bool:
@@ -55,12 +60,13 @@ def recognise(kernel: Kernel) -> None:
     (total,) = found
     assert isinstance(total.body, Apply)
     pair = [operand(x) for x in total.body.args]
-    if len(total.bound) != 1 or pair[0] is None or pair[1] is None:
-        return
-    (a, half), (b, other) = pair[0], pair[1]
-    if half != other:
+    if len(total.bound) != 1:
         return
     n, k = kernel.axes[-1], total.bound[0]
+    if pair[0] is None or pair[1] is None or pair[0][1] != pair[1][1]:
+        _with_prologue(kernel, total, n, k)
+        return
+    (a, half), (b, _) = pair[0], pair[1]
     if n in a.axes:
         a, b = b, a
     fa, fb = linear(a.index[0]), linear(b.index[0])
@@ -88,10 +94,64 @@ def recognise(kernel: Kernel) -> None:
     )
 
 
+def computes_operand(value: Expr, axes: Sequence[Axis]) -> bool:
+    """True if `value` is a sum of products that the template computes of an A which is no array."""
+    while isinstance(value, Apply) and len(value.args) == 1:
+        (value,) = value.args
+    total = flat(value)
+    if not isinstance(total, Reduce) or len(total.bound) != 1 or not axes:
+        return False
+    return _sides(total, axes[-1], total.bound[0]) is not None
+
+
+def _sides(total: Reduce, n: Axis, k: Axis) -> tuple[Expr, Load, dict[Expr, int]] | None:
+    """What is computed of A, and B with its strides: rows of A lie along K, rows of B along N."""
+    assert isinstance(total.body, Apply)
+    p, q = total.body.args
+    left, b = (q, p) if n in p.axes else (p, q)
+    if not isinstance(b, Load) or n in left.axes or left.dtype is not total.dtype:
+        return None
+    if n.extent > NARROW or (n.extent <= THIN and k.extent >= LONG_DOT):
+        return None  # long sums of few columns are inner products, which read rows of both
+    found, read = linear(b.index[0]), [e for e in walk([left]) if isinstance(e, Load)]
+    strides = [linear(x.index[0]) for x in read]
+    along = [None if s is None else s[0].get(k, 0) for s in strides]
+    if found is None or found[0].get(n) != 1 or found[0].get(k) == 1:
+        return None
+    return (left, b, found[0]) if 1 in along and {*along} <= {0, 1} else None
+
+
+def _with_prologue(kernel: Kernel, total: Reduce, n: Axis, k: Axis) -> None:
+    """`recognise` where an operand is computed as it is read."""
+    sides, out = _sides(total, n, k), linear(kernel.stores[0].offset)
+    if sides is None or out is None:
+        return
+    left, b, fb = sides
+    fc = out[0]
+    m = next((x for x in reversed(kernel.axes) if x in left.axes and x not in fb), None)
+    batch = tuple(x for x in kernel.axes if x is not m and x is not n)
+    gemm = Gemm(
+        m=m.extent if m else 1,
+        n=n.extent,
+        k=k.extent,
+        dtype=total.dtype,
+        a=(k.extent, 1),
+        b=(fb.get(k, 0), 1),
+        c=fc.get(m, n.extent) if m else n.extent,
+        batch=tuple((x.extent, 0, fb.get(x, 0), fc.get(x, 0)) for x in batch),
+    )
+    base = linear(b.index[0])
+    assert base is not None
+    first = next(e for e in walk([left]) if isinstance(e, Load))
+    kernel.contraction = Contraction(
+        total, gemm, (first.buffer, 0), (b.buffer, base[1]), batch, m, n, left=left
+    )
+
+
 def is_plain(kernel: Kernel) -> bool:
     """True if the contraction's result is stored as it is, with no epilogue."""
-    c = kernel.contraction
-    if c is None or len(kernel.stores) != 1 or kernel.stores[0].value is not c.reduce:
+    c, stores = kernel.contraction, kernel.products()
+    if c is None or len(stores) != 1 or stores[0].value is not c.reduce:
         return False
-    out = linear(kernel.stores[0].offset)
+    out = linear(stores[0].offset)
     return out is not None and out[1] == 0 and c.n is not None and out[0].get(c.n) == 1

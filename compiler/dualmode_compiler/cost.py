@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import expr
-from .expr import Apply, Axis, Buffer, Expr, Fold, Load, Reduce, int64, walk
+from .expr import Apply, Axis, Buffer, Expr, Fold, Load, Reduce
+from .index import bounds
+from .records import dataclass
+from .spec import int64
+from .walks import operands, walk
 
 if TYPE_CHECKING:  # eager ops ask what they cost, but have no kernels
     from .loops import Kernel
@@ -55,14 +57,14 @@ _COST.update(_TRANSCENDENTAL, sigmoid=18, softplus=25)
 
 
 def cost(x: Expr, memo: dict[Expr, tuple[float, int]]) -> tuple[float, int]:
-    """(additions to evaluate `x` once, nesting depth). Index arithmetic is free."""
+    """(additions to evaluate `x` once, nesting depth)."""
     if x in memo:
         return memo[x]
     for e in walk([x]):
         if e in memo:
             continue
-        parts = [memo[c] for c in expr.operands(e)]
-        total = sum(p[0] for p in parts) + _own_cost(e)
+        parts = [memo[c] for c in operands(e)]
+        total = sum(p[0] for p in parts) + own_cost(e)
         depth = 1 + max((p[1] for p in parts), default=0)
         if isinstance(e, Reduce):
             total = (total + 1) * math.prod(a.extent for a in e.bound)
@@ -70,8 +72,9 @@ def cost(x: Expr, memo: dict[Expr, tuple[float, int]]) -> tuple[float, int]:
     return memo[x]
 
 
-def _own_cost(x: Expr) -> float:
-    if not isinstance(x, Apply) or (x.dtype is int64 and x.axes and expr.bounds(x)):
+def own_cost(x: Expr) -> float:
+    """Additions that `x` takes once, given its operands. Index arithmetic is free."""
+    if not isinstance(x, Apply) or (x.dtype is int64 and x.axes and bounds(x)):
         return 0
     return _COST.get(x.fn, 1)
 
@@ -88,8 +91,8 @@ def repeated_cost(x: Expr, fixed: frozenset[Axis], memo: dict[Expr, tuple[float,
         if isinstance(e, Reduce):
             total += cost(e, memo)[0]
         else:
-            total += _own_cost(e)
-            stack.extend(expr.operands(e))
+            total += own_cost(e)
+            stack.extend(operands(e))
     return total
 
 
@@ -110,7 +113,7 @@ def operations(roots: Iterable[Expr], axes: Sequence[Axis] = ()) -> float:
     total = 0.0
     times: dict[frozenset[Axis], int] = {}
     for e in order:
-        own, inside = _own_cost(e), e.axes
+        own, inside = own_cost(e), e.axes
         if isinstance(e, Reduce | Fold):
             own, inside = 1, e.axes | frozenset(e.bound)
         if own:
@@ -163,9 +166,11 @@ def kernel_cost(kernel: Kernel) -> Cost:
     if not any(sizes):
         return Cost(0, 0, 0)
     if kernel.contraction is not None:
-        total = kernel.contraction.reduce
-        epilogue = operations(roots, kernel.axes) - operations([total], kernel.axes)
-        return Cost(kernel.contraction.gemm.macs + epilogue, read, written)
+        total, left = kernel.contraction.reduce, kernel.contraction.left
+        beside = operations(roots, kernel.axes) - operations([total], kernel.axes)
+        if left is not None:
+            beside += operations([left]) * math.prod(a.extent for a in left.axes)
+        return Cost(kernel.contraction.gemm.macs + beside, read, written)
     if kernel.fold is not None:
         fold = kernel.fold.fold
         return Cost(kernel.fold.steps(kernel) * (3 + cost(fold.body, {})[0]), read, written)

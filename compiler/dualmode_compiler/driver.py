@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from . import artifact
 from .artifact import Artifact
 from .fingerprint import Catalogue, nodes
 from .graph import Graph, Node, running
+from .lazy import lazy
 from .runtime import cache as store
 from .runtime import entry_native, jit, pool, signals
 from .runtime.arena import shared
@@ -191,15 +192,18 @@ class _Native:
         owner.seconds["cache"] = time.perf_counter() - start
         if kept is not None:
             return Artifact.unpack(kept)
-        others = _prepare()
+        begin()
         with _no_collections():
+            self.build.begin(key is not None)
+            entry_native.prepare()
             made = self.build.artifact()
-        others.join()  # so that no thread of ours runs when the process forks later
-        if key is not None and None not in made.calls:  # else another process would not find it
+        if key is None or None in made.calls:  # another process would not find it
+            self.build.keep()
+        else:
             store.put(key, made.pack(), owner.name)
         return made
 
-    @cached_property
+    @lazy
     def build(self) -> Build:
         from .build import Build
 
@@ -207,7 +211,7 @@ class _Native:
         how = (owner.optimization, owner.tune)
         return Build(owner.traced, self.asked, owner.host, owner.seconds, *how)
 
-    @cached_property
+    @lazy
     def _callees(self) -> list[Node]:
         """The nodes that the code calls back for, by number."""
         places = [k for k in self.artifact.calls if k is not None]
@@ -328,17 +332,11 @@ def _no_collections() -> Iterator[None]:
 
 
 @cache
-def _prepare() -> threading.Thread:
-    """The thread that makes the code that all executables share, while the others go on."""
-
-    def make() -> None:
-        jit.load_compiler()
-        entry_native.prepare()
-        pool.symbols()
-
-    thread = threading.Thread(target=make, name="dualmode-prepare", daemon=True)
-    thread.start()
-    return thread
+def begin() -> None:
+    """Begin what every first call needs, while it is traced: the code of the entry from Python, or,
+    on a machine on which nothing was ever compiled, what compiles."""
+    if jit.start():
+        entry_native.begin()
 
 
 def explain(executable: Executable, costs: bool = False) -> str:

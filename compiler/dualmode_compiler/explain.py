@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cost import CHUNK, PARALLEL, kernel_cost
+from .epilogues import mixing
 from .graph import COND, Graph
 from .loops import Control, HostCall, Kernel, Step
 from .machine import Machine
@@ -43,7 +44,9 @@ def explain(
 def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
     fused = ", ".join(n.op.name for n in kernel.nodes)
     kind = "contraction" if kernel.contraction else "loops"
-    sizes = " x ".join(str(a.extent) for a in kernel.axes) or "scalar"
+    sums = kernel.contraction is not None and kernel.contraction.sums is not None
+    axes = kernel.axes[::-1] if sums else kernel.axes
+    sizes = " x ".join(str(a.extent) for a in axes) or "scalar"
     lines = [f"{head}{kind} over {sizes}: {fused}"]
     if kernel.contraction is not None and kernel.contraction.choice is not None:
         lines.append(f"{' ' * len(head)}{kernel.contraction.choice}")
@@ -55,6 +58,8 @@ def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
         f"{indent}reads {_amount(cost.read, 'B')}, writes {_amount(cost.written, 'B')}, "
         f"{_amount(cost.flops, 'flop')}: {_amount(seconds, 's')}, by {bound}"
     )
+    if how := mixing(kernel):
+        lines.append(f"{indent}{how}")
     if kernel.apart:
         lines.append(f"{indent}apart from {kernel.apart}")
     return lines

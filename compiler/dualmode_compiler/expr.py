@@ -16,11 +16,11 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from .records import dataclass
 from .spec import DType, Spec, bool_, float16, float32, int64
 
 # Every function that an expression may apply, with the type of its result: that of the arguments
@@ -99,22 +99,22 @@ class Expr:
     parts: tuple[Expr, ...] | None
 
     def __add__(self, other: Any) -> Expr:
-        return add(self, _like(other, self))
+        return index.add(self, _like(other, self))
 
     def __radd__(self, other: Any) -> Expr:
-        return add(_like(other, self), self)
+        return index.add(_like(other, self), self)
 
     def __sub__(self, other: Any) -> Expr:
-        return sub(self, _like(other, self))
+        return index.sub(self, _like(other, self))
 
     def __rsub__(self, other: Any) -> Expr:
-        return sub(_like(other, self), self)
+        return index.sub(_like(other, self), self)
 
     def __mul__(self, other: Any) -> Expr:
-        return mul(self, _like(other, self))
+        return index.mul(self, _like(other, self))
 
     def __rmul__(self, other: Any) -> Expr:
-        return mul(_like(other, self), self)
+        return index.mul(_like(other, self), self)
 
     def __truediv__(self, other: Any) -> Expr:
         return apply("div", self, _like(other, self))
@@ -123,13 +123,13 @@ class Expr:
         return apply("div", _like(other, self), self)
 
     def __floordiv__(self, other: Any) -> Expr:
-        return floordiv(self, _like(other, self))
+        return index.floordiv(self, _like(other, self))
 
     def __mod__(self, other: Any) -> Expr:
-        return mod(self, _like(other, self))
+        return index.mod(self, _like(other, self))
 
     def __neg__(self) -> Expr:
-        return mul(self, const(-1, int64)) if self.dtype is int64 else apply("neg", self)
+        return index.mul(self, const(-1, int64)) if self.dtype is int64 else apply("neg", self)
 
     def __repr__(self) -> str:
         from .text import show_expr
@@ -274,7 +274,7 @@ def const(value: Any, dtype: DType) -> Const:
     if found is None:
         found = _new(Const, full, dtype, ())
         found.value = value
-        found.span = span(found) if dtype is int64 else None
+        found.span = index.span(found) if dtype is int64 else None
     return found
 
 
@@ -304,7 +304,7 @@ def apply(fn: str, *args: Expr, dtype: DType | None = None) -> Expr:
     if found is None:
         found = _new(Apply, key, dtype, args)
         found.fn, found.args = fn, args
-        found.span = span(found) if dtype is int64 else None
+        found.span = index.span(found) if dtype is int64 else None
     return found
 
 
@@ -315,7 +315,7 @@ def combination(terms: tuple[tuple[Expr, int], ...], constant: int) -> Affine:
     if found is None:
         found = _new(Affine, key, int64, tuple([a for a, _ in terms]))
         found.terms, found.const = terms, constant
-        found.span = span(found)
+        found.span = index.span(found)
     return found
 
 
@@ -384,66 +384,6 @@ def accumulator(dtype: DType) -> DType:
     return float32 if dtype.is_floating and dtype.itemsize == float16.itemsize else dtype
 
 
-# What follows is built on the constructors above, and the operators of `Expr` use it.
-from .index import (  # noqa: E402
-    add,
-    affine,
-    bounds,
-    broadcast_index,
-    floordiv,
-    linear_terms,
-    mod,
-    mul,
-    ravel,
-    span,
-    sub,
-    unravel,
-)
-from .walks import operands, rebuild, substitute, walk  # noqa: E402
-
-__all__ = [
-    "FOLD",
-    "FOLDS",
-    "FUNCTIONS",
-    "LOAD",
-    "REDUCE",
-    "REDUCTIONS",
-    "Affine",
-    "Apply",
-    "Axis",
-    "Buffer",
-    "Const",
-    "Expr",
-    "Fold",
-    "Load",
-    "LowerRule",
-    "Reader",
-    "Reduce",
-    "accumulator",
-    "add",
-    "affine",
-    "apply",
-    "bitcast",
-    "bounds",
-    "broadcast_index",
-    "cast",
-    "combination",
-    "combine",
-    "const",
-    "floordiv",
-    "fold",
-    "fresh",
-    "linear_terms",
-    "load",
-    "mod",
-    "mul",
-    "operands",
-    "ravel",
-    "rebuild",
-    "reduce",
-    "select",
-    "sub",
-    "substitute",
-    "unravel",
-    "walk",
-]
+# Last, as it is built on all of the above, and the operators of `Expr` need it: their results on
+# int64 are in its normal form.
+from . import index  # noqa: E402

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .graph import CALL, Graph, Literal, Node, OpDef, Structural, topological
+from .records import dataclass
 from .spec import DType, Spec
 
 

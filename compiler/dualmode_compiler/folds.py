@@ -8,12 +8,13 @@ start, and then body[r] goes to y[index[r]], one r after the other. In the same 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from . import expr
-from .expr import Affine, Apply, Axis, Buffer, Expr, Fold, int64, walk
+from .expr import Affine, Apply, Axis, Buffer, Expr, Fold
 from .loops import Kernel, Store
-from .spec import Spec
+from .records import dataclass
+from .spec import Spec, int64
+from .walks import substitute, walk
 
 LONG = 1 << 17  # elements from which one row is scanned in blocks
 BLOCK = 1 << 15  # the least size of a block
@@ -41,7 +42,7 @@ class Scatter:
         fold, k = self.fold, kernel.axes.index(self.axis)
         if not _injective(self.at, fold.bound):
             return None
-        offset = expr.substitute(s.offset, {self.axis: self.at})
+        offset = substitute(s.offset, {self.axis: self.at})
         value = expr.combine(fold.kind, expr.load(s.buffer, (offset,)), fold.body)
         axes = (*kernel.axes[:k], *fold.bound, *kernel.axes[k + 1 :])
         return Kernel(kernel.name, axes, [Store(s.buffer, offset, value, len(axes))])
@@ -113,7 +114,7 @@ def _scan(kernel: Kernel, fold: Fold, r: Expr, i: Expr, reverse: bool) -> Scan |
         return None
     if i not in kernel.axes or i in fold.body.axes | fold.start.axes:
         return None
-    return Scan(fold, i, reverse, expr.substitute(fold.body, {r: i}))
+    return Scan(fold, i, reverse, substitute(fold.body, {r: i}))
 
 
 def _injective(at: Expr, bound: tuple[Axis, ...]) -> bool:
@@ -145,7 +146,7 @@ def in_blocks(kernel: Kernel) -> list[Kernel]:
     totals = Buffer("totals", Spec((count,), fold.dtype))
     which, inside = Axis(count), Axis(size)
     first = expr.const(n - size, int64) - which * size if form.reverse else which * size
-    body = expr.substitute(form.body, {form.axis: first + inside})
+    body = substitute(form.body, {form.axis: first + inside})
     total = Store(totals, which, expr.reduce(fold.kind, (inside,), body), 1)
     scan = Scan(fold, form.axis, form.reverse, form.body, size, totals)
     return [

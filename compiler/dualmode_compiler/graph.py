@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
 
 from .expr import LowerRule
+from .records import dataclass
 from .spec import Spec, spec_of, uint8
 
 TOKEN = Spec((0,), uint8)  # of nodes that have no value of their own

@@ -12,11 +12,12 @@ Elsewhere both operands become float32 when they are packed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .emit.simd import Element, element
 from .expr import Apply, Expr, Load
+from .records import dataclass
 from .runtime.jit import Host
 from .spec import DType, bfloat16, float32
 

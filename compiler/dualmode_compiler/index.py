@@ -1,7 +1,5 @@
 """Index arithmetic: sums in normal form, and division, remainder and ranges, which make reshapes
 free.
-
-Import these names from `expr`.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import expr, folds
+from . import folds
 from .alike import Forms, renamed
 from .contraction import recognise
 from .expr import Buffer
+from .index import ravel
 from .loops import Kernel, Store, collapse, flat
 from .staging import normalise, stage
 
@@ -47,7 +48,7 @@ class Kernels:
 def _kernel(cluster: Cluster, members: Sequence[Lowered]) -> Kernel:
     stores: list[Store] = []
     for item in members:
-        offset = expr.ravel(item.index, item.buffer.spec.shape)
+        offset = ravel(item.index, item.buffer.spec.shape)
         value = flat(cluster.values[item.buffer])
         stores.append(Store(item.buffer, offset, value, len(item.axes)))
     axes = cluster.axes[: max((s.depth for s in stores), default=0)]

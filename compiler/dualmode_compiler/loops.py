@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from . import expr
-from .expr import Affine, Axis, Buffer, Expr, Load, Reduce, walk
+from .expr import Affine, Axis, Buffer, Expr, Load, Reduce
 from .graph import LOOP, Graph, Node
+from .index import ravel
+from .records import dataclass
+from .spec import int64
+from .walks import operands, rebuild, substitute, walk
 
 if TYPE_CHECKING:
     from .contract import Gemm, Tiling
@@ -37,6 +41,9 @@ class Contraction:
         a, b: operands, and their constant element offsets.
         batch, m, n: the kernel axes that the template's indices stand for (None: size 1).
         choice: how it is cut, where that was measured; else by the model.
+        sums: the sum over the rows of B, which the kernel computes besides. Its stores have depth
+            1, and the kernel's axes are then n and m.
+        left: an element of A, where that is computed as it is read; `a` is then of no matter.
     """
 
     reduce: Reduce
@@ -47,6 +54,8 @@ class Contraction:
     m: Axis | None
     n: Axis | None
     choice: Choice | None = None
+    sums: Reduce | None = None
+    left: Expr | None = None
 
     @property
     def cut(self) -> Tiling | None:
@@ -82,6 +91,10 @@ class Kernel:
 
     def writes(self) -> list[Buffer]:
         return [s.buffer for s in self.stores]
+
+    def products(self) -> list[Store]:
+        """The stores inside of all loops."""
+        return [s for s in self.stores if s.depth == len(self.axes)]
 
 
 @dataclass(slots=True)
@@ -187,11 +200,11 @@ def flat(x: Expr) -> Expr:
     """`x` with every load addressed by its row-major element offset."""
     memo: dict[Expr, Expr] = {}
     for e in walk([x]):
-        args = [memo[c] for c in expr.operands(e)]
+        args = [memo[c] for c in operands(e)]
         if isinstance(e, Load):
-            memo[e] = expr.load(e.buffer, (expr.ravel(args, e.buffer.spec.shape),))
+            memo[e] = expr.load(e.buffer, (ravel(args, e.buffer.spec.shape),))
         else:
-            memo[e] = expr.rebuild(e, args) if args else e
+            memo[e] = rebuild(e, args) if args else e
     return memo[x]
 
 
@@ -223,15 +236,15 @@ def mergeable(roots: Iterable[Expr], outer: Axis, inner: Axis) -> bool:
             coef = dict(e.terms)
             if coef.get(outer, 0) != coef.get(inner, 0) * inner.extent:
                 return False
-        elif any(c is outer or c is inner for c in expr.operands(e)):
+        elif any(c is outer or c is inner for c in operands(e)):
             return False
     return not any(r is outer or r is inner for r in roots)
 
 
 def merger(outer: Axis, inner: Axis, merged: Axis) -> Callable[[Expr], Expr]:
     """The rewrite extent(inner) * outer + inner --> merged."""
-    mapping: dict[Expr, Expr] = {outer: expr.const(0, expr.int64), inner: merged}
-    return lambda e: expr.substitute(e, mapping)
+    mapping: dict[Expr, Expr] = {outer: expr.const(0, int64), inner: merged}
+    return lambda e: substitute(e, mapping)
 
 
 def collapse_reduce(x: Reduce) -> Reduce:

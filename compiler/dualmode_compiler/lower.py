@@ -17,16 +17,19 @@ import numpy as np
 
 from . import expr
 from .clusters import Clusters
-from .contraction import is_contraction, linear
+from .contraction import computes_operand, is_contraction, linear
 from .copies import forwarded
 from .cost import operations
-from .expr import Axis, Buffer, Const, Expr, Fold, Load, Reduce, int64, walk
+from .expr import Axis, Buffer, Const, Expr, Fold, Load, Reduce
 from .graph import CONST, ITEM, LOOP, PARAM, Graph, Node, results, topological
+from .index import ravel
 from .kernels import Kernels
 from .loops import Control, HostCall, Step, loads
 from .lowered import Lowered, at
 from .sink import sink
-from .spec import Spec, bool_
+from .spec import Spec, bool_, int64
+from .sums import joined
+from .walks import walk
 
 # A value of at most this cost is computed again by each reader rather than stored, if that reads
 # no more memory: at most one operand may be large, others being smaller by the factor SMALL.
@@ -123,7 +126,11 @@ class Lowering:
         item.value = expr.load(data, item.index)
 
     def _demand_operands(self, item: Lowered) -> None:
-        """A contraction reads plain arrays: what would only be recomputed in it is stored."""
+        """A contraction reads plain arrays, or rows of A that it computes: else, what would only be
+        recomputed in it is stored."""
+        assert item.value is not None
+        if self.optimization > 1 and computes_operand(item.value, item.axes):
+            return
         for n in item.node.inputs:
             source = self.lowered[n]
             if source.virtual and not _is_array(source.value):
@@ -147,7 +154,7 @@ class Lowering:
 def _is_array(value: Expr | None) -> bool:
     """True for what lies in memory, with a stride along each axis."""
     if isinstance(value, Load):
-        return linear(expr.ravel(value.index, value.buffer.spec.shape)) is not None
+        return linear(ravel(value.index, value.buffer.spec.shape)) is not None
     return isinstance(value, Const)
 
 
@@ -209,6 +216,8 @@ def lower(graph: Graph, optimization: int = 2) -> tuple[list[Step], Lowering]:
                 steps.append(HostCall(node, inputs, cluster.members[0].buffer, flag))
         else:
             steps += kernels.of(cluster)
+    if optimization > 1:
+        steps = joined(steps)
     return forwarded(steps, kept), lowering
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from . import expr
-from .expr import Axis, Buffer, Expr, Reduce, walk
+from .expr import Axis, Buffer, Expr, Reduce
 from .graph import Node
+from .records import dataclass
+from .walks import operands, rebuild, substitute, walk
 
 
 @dataclass(slots=True)
@@ -40,13 +41,13 @@ class Lowered:
         if self.places is None:
             return own
         moved: dict[Expr, Expr] = {**own}
-        return {a: expr.substitute(x, moved) for a, x in self.places.items()}
+        return {a: substitute(x, moved) for a, x in self.places.items()}
 
     def along(self, places: Mapping[Axis, Expr], axes: Mapping[Axis, Expr]) -> Lowered:
         """The same along other axes: they by the node's own, and its own by them."""
         mapping: dict[Expr, Expr] = {**axes}
-        index = tuple(expr.substitute(i, mapping) for i in self.index)
-        value = None if self.value is None else expr.substitute(self.value, mapping)
+        index = tuple(substitute(i, mapping) for i in self.index)
+        value = None if self.value is None else substitute(self.value, mapping)
         return Lowered(
             self.node, index, (*places,), value, self.buffer, self.virtual, self.index, places
         )
@@ -62,7 +63,7 @@ def at(item: Lowered, value: Expr, index: Sequence[Expr]) -> Expr:
     taken = _bound_axes(mapping.values())
     if taken:
         value = _rebound(value, taken)
-    return expr.substitute(value, mapping) if mapping else value
+    return substitute(value, mapping) if mapping else value
 
 
 def _bound_axes(roots: Iterable[Expr]) -> set[Axis]:
@@ -76,8 +77,8 @@ def _rebound(x: Expr, taken: set[Axis]) -> Expr:
         if isinstance(e, Reduce):
             bound = [Axis(a.extent) if a in taken else a for a in e.bound]
             new: dict[Expr, Expr] = dict(zip(e.bound, bound, strict=True))
-            memo[e] = expr.reduce(e.kind, bound, expr.substitute(memo[e.body], new))
+            memo[e] = expr.reduce(e.kind, bound, substitute(memo[e.body], new))
         else:
-            args = [memo[c] for c in expr.operands(e)]
-            memo[e] = expr.rebuild(e, args) if args else e
+            args = [memo[c] for c in operands(e)]
+            memo[e] = rebuild(e, args) if args else e
     return memo[x]

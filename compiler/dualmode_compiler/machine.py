@@ -9,13 +9,13 @@ import ctypes
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .cost import LARGE, Cost
+from .records import dataclass
 from .runtime import jit, pool
 
 NEAR, FAR = 1 << 16, 1 << 25  # bytes of a copy inside of a cache, and of one outside of all

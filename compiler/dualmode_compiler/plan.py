@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import TypeGuard
 
-from .expr import Buffer, Load, walk
+from .expr import Buffer, Load
 from .graph import PARAM, Graph, Literal, Node
 from .loops import Control, Copy, HostCall, Kernel, Step, may_fail
 from .lower import Lowering, lower
+from .records import dataclass
 from .spec import Spec, uint8
+from .walks import walk
 
 ALIGN = 64
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from .emit.main import emit_main
 from .explain import headline, predicted
 from .loops import Step
 from .machine import measure
+from .records import dataclass
 from .runtime import jit, pool, signals
 from .runtime.arena import shared
 
@@ -53,9 +53,8 @@ def profile(executable: Executable, arrays: Sequence[Array], runs: int = 100) ->
     graph, native = executable.traced, executable.native()
     steps = native.plan.steps
     program = emit_main(native.plan, native.slots, executable.host, timed=True)
-    code = jit.compile_texts(
-        program.modules(), executable.host, "run" if program.structured else ""
-    )
+    promote = "run" if program.structured else ""
+    code = jit.compile_texts(program.modules, executable.host, promote)
     imports = {**pool.symbols(), **(signals.symbols() if program.signals else {})}
     library = jit.load(code, ["run"], imports)
     run = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(library["run"])

@@ -11,10 +11,13 @@ which is how what follows a reshape or a transpose joins the kernel that comes b
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from . import expr
-from .expr import Apply, Axis, Const, Expr, int64, linear_terms, walk
+from .expr import Apply, Axis, Const, Expr
+from .index import floordiv, linear_terms, mod
+from .records import dataclass
+from .spec import int64
+from .walks import walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ def inverse(places: Mapping[Axis, Expr], axes: Collection[Axis]) -> dict[Axis, E
         if digits is None:
             return None
         for weight, digit in digits:
-            value = expr.floordiv(outer, expr.const(weight, int64))
-            value = expr.mod(value, expr.const(digit.size, int64))
+            value = floordiv(outer, expr.const(weight, int64))
+            value = mod(value, expr.const(digit.size, int64))
             found.setdefault(digit.axis, []).append((digit, value))
     out: dict[Axis, Expr] = {}
     for axis, parts in found.items():

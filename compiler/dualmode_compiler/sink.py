@@ -11,10 +11,10 @@ import math
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from . import expr
 from .cost import BYTES, DEPTH, cost, operations
-from .expr import Buffer, Expr, Fold, Load, Reduce, walk
+from .expr import Buffer, Expr, Fold, Load, Reduce
 from .loops import loads
+from .walks import substitute, walk
 
 if TYPE_CHECKING:
     from .clusters import Cluster
@@ -89,7 +89,7 @@ class _Sink:
             return
         if not self.changing.isdisjoint({x.buffer for x in loads(value)} - known):
             return
-        there = expr.substitute(value, {**member.at(load.index)})
+        there = substitute(value, {**member.at(load.index)})
         depth = self.depths.get(reader) or self._depth(reader.values.values())
         depth += self._depth([there])
         if depth > DEPTH:
@@ -108,8 +108,8 @@ class _Sink:
         for reader, moved in self.moved.items():
             mapping: dict[Expr, Expr] = {}
             for load, there in reversed(moved):
-                mapping[load] = expr.substitute(there, mapping)
-            reader.values = {k: expr.substitute(v, mapping) for k, v in reader.values.items()}
+                mapping[load] = substitute(there, mapping)
+            reader.values = {k: substitute(v, mapping) for k, v in reader.values.items()}
 
     def _may(self, reader: Cluster, member: Lowered, load: Load) -> bool:
         """True if `reader` is a kernel that loads every element of `member` once."""
@@ -126,7 +126,7 @@ class _Sink:
         for m in cluster.members if needed else ():
             if m.buffer in needed and m.value is not None:
                 inner = {x: parts[x.buffer] for x in loads(m.value) if x.buffer in parts}
-                parts[m.buffer] = expr.substitute(m.value, {**inner})
+                parts[m.buffer] = substitute(m.value, {**inner})
         return parts.get(member.buffer)
 
     def _needed(self, cluster: Cluster, member: Lowered) -> set[Buffer]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .graph import Graph
+from .records import dataclass
 
 # results of `run` that are not the number of a host call that failed, plus one
 OUT_OF_MEMORY = -1

@@ -22,14 +22,16 @@ class DType:
         kind: "b" (bool), "i" (signed), "u" (unsigned), "f" (floating), "c" (complex).
         itemsize: size of one element in memory, in bytes.
         numpy: the NumPy dtype with the same memory layout.
+        is_inexact: floating or complex: the types that carry gradients.
     """
 
-    __slots__ = ("_numpy", "itemsize", "kind", "name")
+    __slots__ = ("_numpy", "is_inexact", "itemsize", "kind", "name")
 
     def __init__(self, name: str, kind: str, itemsize: int) -> None:
         self.name = name
         self.kind = kind
         self.itemsize = itemsize
+        self.is_inexact = kind in "fc"
         self._numpy: np.dtype[Any] | None = None if name == "bfloat16" else np.dtype(name)
 
     @property
@@ -51,11 +53,6 @@ class DType:
     @property
     def is_complex(self) -> bool:
         return self.kind == "c"
-
-    @property
-    def is_inexact(self) -> bool:
-        """Floating or complex: the types that carry gradients."""
-        return self.kind in "fc"
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -13,10 +13,11 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 
-from . import expr
-from .expr import Affine, Apply, Axis, Const, Expr, Reduce, int64, walk
+from . import expr, index
+from .expr import Affine, Apply, Axis, Const, Expr, Reduce
 from .loops import Kernel, Store, collapse
-from .spec import bool_
+from .spec import bool_, int64
+from .walks import operands, rebuild, substitute, walk
 
 MOST = 16  # parts of one kernel
 LEAST = 2048  # choices, in elements, that a part saves at least: less is not worth its code
@@ -61,8 +62,8 @@ def _apart(kernel: Kernel) -> Kernel:
         stores = [
             Store(
                 s.buffer,
-                expr.substitute(s.offset, mapping),
-                expr.substitute(s.value, mapping),
+                substitute(s.offset, mapping),
+                substitute(s.value, mapping),
                 s.depth + 1,
             )
             for s in kernel.stores
@@ -148,7 +149,7 @@ def part(kernel: Kernel, axis: Axis, start: int, stop: int) -> Kernel:
     stores = [
         Store(
             s.buffer,
-            expr.substitute(s.offset, mapping),
+            substitute(s.offset, mapping),
             _simplified(s.value, mapping),
             s.depth - (not inner),
         )
@@ -164,11 +165,11 @@ def _simplified(x: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
     for e in walk([x]):
         if e in memo:
             continue
-        args = [memo[c] for c in expr.operands(e)]
+        args = [memo[c] for c in operands(e)]
         if isinstance(e, Apply):
             memo[e] = _known(e, args)
         else:
-            memo[e] = expr.rebuild(e, args) if args else e
+            memo[e] = rebuild(e, args) if args else e
     return memo[x]
 
 
@@ -179,21 +180,21 @@ def _known(x: Apply, args: list[Expr]) -> Expr:
     if x.dtype is bool_ and x.fn in ("and", "or", "not"):
         return _logical(x, args)
     if x.fn in ("lt", "minimum", "maximum") and args[0].dtype is int64:
-        a, b = (expr.bounds(e) for e in args)
+        a, b = (index.bounds(e) for e in args)
         if a is not None and b is not None:
             less, more = a[1] <= b[0], a[0] >= b[1]
             if x.fn == "lt" and (a[1] < b[0] or more):
                 return expr.const(not more, bool_)
             if x.fn != "lt" and (less or more):
                 return args[0] if less == (x.fn == "minimum") else args[1]
-    return expr.rebuild(x, args)
+    return rebuild(x, args)
 
 
 def _logical(x: Apply, args: list[Expr]) -> Expr:
     if x.fn == "not":
         (a,) = args
-        return expr.const(not a.value, bool_) if isinstance(a, Const) else expr.rebuild(x, args)
+        return expr.const(not a.value, bool_) if isinstance(a, Const) else rebuild(x, args)
     for a, b in (args, args[::-1]):
         if isinstance(a, Const):
             return b if bool(a.value) == (x.fn == "and") else a
-    return expr.rebuild(x, args)
+    return rebuild(x, args)

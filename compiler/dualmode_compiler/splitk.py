@@ -13,23 +13,26 @@ import math
 
 from . import expr
 from .contraction import recognise
-from .expr import Axis, Buffer, Expr, Reduce, int64
+from .expr import Axis, Buffer, Expr, Reduce
+from .index import ravel
 from .loops import Contraction, Kernel, Store, collapse
-from .spec import Spec
+from .spec import Spec, int64
+from .walks import substitute
 
 # Most parts; multiply-adds, and terms of each sum, that a part has at least; elements that all
 # parts together have at most: what is written and read again stays in the second-level cache.
-PARTS, WORK, TERMS, ELEMENTS = 32, 1 << 18, 256, 1 << 16
+PARTS, WORK, TERMS, ELEMENTS = 32, 1 << 18, 512, 1 << 16
 
 
-def parts(results: int, terms: int) -> int:
-    """Into how many parts the sums of `results` numbers of `terms` products each are cut; 1: they
-    are left whole."""
+def parts(results: int, terms: int, unit: int = 1) -> tuple[int, int]:
+    """Into how many parts the sums of `results` numbers of `terms` products each are cut, and the
+    terms of a part, a multiple of `unit`. One part: they are left whole."""
     most = min(PARTS, results * terms // WORK, terms // TERMS, ELEMENTS // results)
     if most < 2:
-        return 1
+        return 1, terms
+    cuts = [(n, terms // n // unit * unit) for n in range(most, most * 3 // 4, -1)]
     # those are best that leave little over: up to a quarter fewer parts
-    return min(range(most, most * 3 // 4, -1), key=lambda n: terms % n)
+    return min(cuts, key=lambda cut: terms - cut[0] * cut[1])
 
 
 def in_parts(kernel: Kernel, c: Contraction) -> tuple[Kernel, Kernel] | None:
@@ -37,26 +40,27 @@ def in_parts(kernel: Kernel, c: Contraction) -> tuple[Kernel, Kernel] | None:
     where it is best computed as a whole."""
     (k,) = c.reduce.bound
     extents = [a.extent for a in kernel.axes]
-    count = parts(math.prod(extents), k.extent)
+    pair = 2 if c.gemm.half is not None else 1  # a CPU may multiply pairs of terms
+    count, size = parts(math.prod(extents), k.extent, pair)
     if count == 1:
         return None
-    size = k.extent // count
     part = Axis(count)
     axes = (part, *kernel.axes)
     target = Buffer(f"{kernel.name}p", Spec((count, *extents), c.gemm.dtype))
     products = _over(c.reduce, part * size, size)
-    store = Store(target, expr.ravel(axes, target.spec.shape), products, len(axes))
+    store = Store(target, ravel(axes, target.spec.shape), products, len(axes))
     first = Kernel(f"{kernel.name}s", axes, [store], None, kernel.nodes, apart=kernel.apart)
     recognise(first)
 
     p = Axis(count)
-    place = expr.ravel((p, *kernel.axes), target.spec.shape)
+    place = ravel((p, *kernel.axes), target.spec.shape)
     total = expr.reduce("add", (p,), expr.load(target, (place,)))
-    if k.extent % count:
-        total = total + _over(c.reduce, expr.const(size * count, int64), k.extent % count)
+    rest = k.extent - size * count
+    if rest:
+        total = total + _over(c.reduce, expr.const(size * count, int64), rest)
     kernel.contraction = None
     for s in kernel.stores:
-        s.value = expr.substitute(s.value, {c.reduce: total})
+        s.value = substitute(s.value, {c.reduce: total})
     collapse(kernel)
     return first, kernel
 
@@ -65,4 +69,4 @@ def _over(total: Reduce, start: Expr, count: int) -> Expr:
     """The part of the sum `total` of `count` terms from `start` on."""
     (k,) = total.bound
     own = Axis(count)
-    return expr.reduce(total.kind, (own,), expr.substitute(total.body, {k: start + own}))
+    return expr.reduce(total.kind, (own,), substitute(total.body, {k: start + own}))

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from . import expr
 from .cost import CHUNK, PARALLEL, operations
-from .expr import Axis, Buffer, Expr, Reduce, int64, walk
+from .expr import Axis, Buffer, Expr, Reduce
+from .index import ravel, unravel
 from .loops import Kernel, Store, collapse, collapse_reduce, loads
-from .spec import DType, Spec
+from .records import dataclass
+from .spec import DType, Spec, int64
 from .splitk import in_parts
+from .walks import substitute, walk
 
 PARTS = 32  # into which a reduction is cut at the most
 FEW = 8  # results of one kernel below which each is computed in parts
@@ -48,7 +50,7 @@ def _collapse(kernel: Kernel) -> None:
                 mapping[e] = new
     if mapping:
         for s in kernel.stores:
-            s.value = expr.substitute(s.value, mapping)
+            s.value = substitute(s.value, mapping)
 
 
 def _share(kernel: Kernel) -> None:
@@ -69,11 +71,11 @@ def _share(kernel: Kernel) -> None:
         bound = [
             axes.setdefault((height, k, a.extent), Axis(a.extent)) for k, a in enumerate(e.bound)
         ]
-        body = expr.substitute(e.body, mapping) if mapping else e.body
-        body = expr.substitute(body, dict(zip(e.bound, bound, strict=True)))
+        body = substitute(e.body, mapping) if mapping else e.body
+        body = substitute(body, dict(zip(e.bound, bound, strict=True)))
         mapping[e] = expr.reduce(e.kind, bound, body)
     for s in kernel.stores:
-        s.value = expr.substitute(s.value, mapping)
+        s.value = substitute(s.value, mapping)
 
 
 def stage(kernel: Kernel) -> list[Kernel]:
@@ -131,7 +133,7 @@ class _Stages:
                 self._stage(r, free)
         if self.mapping:
             for s in kernel.stores:
-                s.value = expr.substitute(s.value, self.mapping)
+                s.value = substitute(s.value, self.mapping)
         return [*self.made, kernel]
 
     def _stage(self, r: Reduce, free: tuple[Axis, ...]) -> None:
@@ -140,7 +142,7 @@ class _Stages:
         results = math.prod(a.extent for a in free)
         depth = max((k + 1 for k, a in enumerate(axes) if a in r.axes), default=0)
         evaluations = math.prod(a.extent for a in axes[:depth])
-        body = expr.substitute(r.body, self.mapping) if self.mapping else r.body
+        body = substitute(r.body, self.mapping) if self.mapping else r.body
         parts = once * results >= PARALLEL and (free[0].extent if free else 1) < FEW
         if parts:
             self.mapping[r] = self._parts(r, body, free, once * results)
@@ -165,7 +167,7 @@ class _Stages:
         def over(start: Expr, count: int) -> Expr:
             """The reduction of `count` elements of the first axis."""
             own = Axis(count)
-            total = expr.reduce(r.kind, (own, *others), expr.substitute(body, {first: start + own}))
+            total = expr.reduce(r.kind, (own, *others), substitute(body, {first: start + own}))
             return total + start * inner if position else total
 
         start = cut.part * cut.size
@@ -179,11 +181,11 @@ class _Stages:
             return total if rest is None else expr.apply(r.kind, total, rest)
 
         def value(at: Expr) -> Expr:
-            index = expr.unravel(at, [a.extent for a in r.bound])
-            return expr.substitute(body, dict(zip(r.bound, index, strict=True)))
+            index = unravel(at, [a.extent for a in r.bound])
+            return substitute(body, dict(zip(r.bound, index, strict=True)))
 
         best = expr.reduce(r.kind, (p,), value(partial))
-        found = expr.substitute(partial, {p: best})
+        found = substitute(partial, {p: best})
         if rest is None:
             return found
         return expr.select(_beats(r.kind, value(rest), value(found)), rest, found)
@@ -203,8 +205,8 @@ class _Stages:
         for k in self.made[max(needed, default=0) :]:
             if [a.extent for a in k.axes] == extents:
                 same: dict[Expr, Expr] = dict(zip(axes, k.axes, strict=True))
-                store.value = expr.substitute(store.value, same)
-                store.offset = expr.substitute(store.offset, same)
+                store.value = substitute(store.value, same)
+                store.offset = substitute(store.offset, same)
                 k.stores.append(store)
                 return
         name = f"{self.kernel.name}s{len(self.made)}"
@@ -212,7 +214,7 @@ class _Stages:
 
 
 def _place(axes: Sequence[Axis]) -> Expr:
-    return expr.ravel(axes, [a.extent for a in axes])
+    return ravel(axes, [a.extent for a in axes])
 
 
 def _cut(extent: int, count: int) -> _Cut:

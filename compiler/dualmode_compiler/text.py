@@ -22,14 +22,15 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .expr import Affine, Apply, Axis, Const, Expr, Fold, Load, Reduce, operands, walk
+from .expr import Affine, Apply, Axis, Const, Expr, Fold, Load, Reduce
 from .graph import CALL, COND, CONST, ITEM, LOOP, PARAM, Graph, Literal, Node, OpDef
+from .records import dataclass
 from .spec import DTYPES, DType, Spec, dtype
+from .walks import operands, walk
 
 SHORT = 12  # characters of a part that is written out each time it occurs
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%"}

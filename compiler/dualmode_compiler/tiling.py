@@ -7,7 +7,6 @@ of K is, and a cost model (`blocks`) the blocks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from .blocks import ROW_BYTES, SHARED, STREAMS, Blocks
 from .emit.dot import COLUMNS as DOT_COLUMNS
@@ -15,6 +14,7 @@ from .emit.dot import dot_rows
 from .emit.pack import group
 from .emit.simd import Element
 from .halves import Half, element_of, in_steps, pack_modes
+from .records import dataclass
 from .runtime.caches import Caches
 from .runtime.jit import Host
 from .spec import DType
@@ -72,14 +72,16 @@ class Tiling:
         vectors: width of a micro-tile in vectors.
         panels_per_block, columns: the block of C: panels, and columns (whole micro-tiles).
         depth: KC, the longest stretch of K.
-        pack_a: packing mode of A, or None; a packed A is read by columns.
+        pack_a: packing mode of A, or None; a packed A is read by columns, but for "gathered": then
+            its rows lie apart, along K.
         pack_b: packing mode of B, or None.
         by_rows: the kernel reads A by rows.
         dots: a few rows times a B that runs along K: inner products instead of micro-tiles.
         blocks_per_chunk: consecutive blocks that make a chunk.
         abreast: panels that are packed side by side, as they share the cache lines of A.
         panels_packed: panels of A that are packed before they are computed.
-        fetch: while a stretch of K is computed, the next one's part of B is brought in.
+        fetch: while micro-tiles are computed, what comes next is brought in: the next panel of A
+            and C, and the next stretch's part of a B that is packed by rows.
         packs_first: the first panel of a block packs B while it is computed.
         ahead: how many lines before it is packed a line of B is asked for, where the first panel
             packs it by rows; else 0.
@@ -153,6 +155,11 @@ SWEEP_BYTES = 1 << 14
 DEPTH, SWEEP, DOT_ROWS, LONG_DOT = 512, 8, 4, 512
 # The same where parts of B are brought in ahead: all but the first one.
 FETCHED = 256
+# Rows of A that are gathered for inner products, at the most, and their bytes; columns of B for
+# which that is done at least.
+THIN, GATHERED, SERVED = 8, 1 << 18, 256
+# Rows of A from which on panels are brought in ahead.
+TALL = 32
 # The part of the second-level cache for packed panels of A.
 PACKED = 4
 # Lines of B by which a panel that copies them is ahead of itself with asking for them.
@@ -254,6 +261,12 @@ def _is_far(g: Gemm, e: Element, caches: Caches) -> bool:
     return g.k * g.n * e.size > caches.second // 2
 
 
+def _is_streamed(g: Gemm, e: Element, caches: Caches) -> bool:
+    """True if a tall A and C do not stay in the second-level cache."""
+    large = g.count * g.m * (g.k + g.n) * e.size > caches.second
+    return large and g.m >= TALL and not (g.half and g.half.loose[0])
+
+
 def _line_depth(caches: Caches) -> int:
     """Steps of K whose lines of A, one a step, fill half of the first-level cache."""
     return caches.first // (2 * LINE)
@@ -278,15 +291,16 @@ def tiling(g: Gemm, host: Host, epilogue: bool = False, wish: Wish = WISHES[0]) 
         pack_b = "rows" if wish.packed else None
     # With one or two rows B is read once: a few rows of it at a time, each as one long stream.
     sweeps = g.m <= 2 and pack_b is None
-    fetch = pack_b == "rows" and g.half is None and _is_far(g, e, host.caches)
-    most = SWEEP if sweeps else FETCHED if fetch else DEPTH
+    far = pack_b == "rows" and g.half is None and _is_far(g, e, host.caches)
+    most = SWEEP if sweeps else FETCHED if far else DEPTH
     in_place = not by_rows and g.half is None
     most = wish.depth or (min(most, _line_depth(host.caches)) if in_place else most)
     packs_first = not pack_a and _packs_first(g, e, rows, pack_b, host)
     unit = group(e) if packs_first and pack_b == "columns" else 1
     depth = -(-g.k // -(-g.k // most) // unit) * unit
     abreast = e.lanes // rows if pack_a and not taller and e.lanes % rows == 0 else 1
-    tallest, streams = rows + (taller > 0), STREAMS if epilogue else 1
+    # An epilogue of half types does little more than to round, as a rule.
+    tallest, streams = rows + (taller > 0), (STREAMS // 4 if g.half else STREAMS) if epilogue else 1
     scratch = epilogue or host.vector_bytes < 32
     least = min(SWEEP_BYTES // e.size, -(-g.n // 2)) if sweeps else 0
     cut = Blocks(
@@ -309,7 +323,7 @@ def tiling(g: Gemm, host: Host, epilogue: bool = False, wish: Wish = WISHES[0]) 
         blocks_per_chunk=_per_chunk(g, blocks),
         abreast=abreast,
         panels_packed=min(_panels_packed(tallest, depth, e, host) * abreast, block),
-        fetch=fetch,
+        fetch=far or _is_streamed(g, e, host.caches),
         packs_first=packs_first,
         ahead=AHEAD if packs_first and pack_b == "rows" else 0,
     )
@@ -328,22 +342,45 @@ def _per_chunk(g: Gemm, blocks: int) -> int:
 def is_flipped(g: Gemm, host: Host) -> bool:
     """True if `g` is best computed as its transposed product: vectors then run along M, or a few
     columns that run along K are the rows of inner products."""
-    few = g.k >= LONG_DOT and _is_dots(g.transposed(), host)
-    return g.n < g.m and (g.n == 1 or few)
+    turned = g.transposed()
+    few = g.n <= _most_rows(host) and _run_along(in_steps(turned, host))
+    return g.n < g.m and (g.n == 1 or (g.k >= LONG_DOT and (few or _is_dots(turned, host))))
+
+
+def _most_rows(host: Host) -> int:
+    """Rows for which inner products are worth it where B is hard to pack."""
+    return DOT_ROWS * dot_rows(host)
+
+
+def _run_along(g: Gemm) -> bool:
+    """True if both operands, as they are, run along K."""
+    as_they_are = g.half is None or not any(g.half.loose)
+    return as_they_are and g.a[1] == 1 and g.b[0] == 1 and (g.b[1] != 1 or g.n == 1)
 
 
 def _is_dots(g: Gemm, host: Host) -> bool:
     """True if inner products are quicker than to pack a B that runs along K for a few rows."""
     g = in_steps(g, host)
-    if g.half is not None and any(g.half.loose):
-        return False
-    along = g.a[1] == 1 and g.b[0] == 1 and (g.b[1] != 1 or g.n == 1)
-    return along and g.m <= DOT_ROWS * (dot_rows(host) if g.k >= LONG_DOT else 1)
+    e = element_of(g, host)
+    if _run_along(g):
+        hard = g.k >= LONG_DOT and not _packs_first(g, e, g.m, "columns", host)
+        return g.m <= (_most_rows(host) if hard else DOT_ROWS)
+    return gathers(g)
+
+
+def gathers(g: Gemm) -> bool:
+    """True if a few rows of A that do not run along K are brought into order for inner products."""
+    along = g.b[0] == 1 and (g.b[1] != 1 or g.n == 1)
+    thin = g.m <= THIN and g.a[0] == 1 and g.half is None
+    long = g.k >= LONG_DOT and g.m * g.k * g.dtype.itemsize <= GATHERED
+    return along and thin and long and g.n >= SERVED
 
 
 def _dots(g: Gemm, e: Element, host: Host) -> Tiling:
     """Blocks of as many whole columns of B as make a chunk."""
-    columns = max(DOT_COLUMNS, CHUNK // (g.m * g.k) // DOT_COLUMNS * DOT_COLUMNS)
+    gathered = g.a[1] != 1
+    least = SERVED if gathered else DOT_COLUMNS
+    columns = max(least, CHUNK // (g.m * g.k) // DOT_COLUMNS * DOT_COLUMNS)
     columns = min(columns, ROW_BYTES // e.size, -(-g.n // DOT_COLUMNS) * DOT_COLUMNS)
     panels = -(-g.m // dot_rows(host))
     return Tiling(
@@ -354,9 +391,10 @@ def _dots(g: Gemm, e: Element, host: Host) -> Tiling:
         panels_per_block=panels,
         columns=columns,
         depth=g.k,
-        pack_a=None,
+        pack_a="gathered" if gathered else None,
         pack_b=None,
         by_rows=True,
         dots=True,
         blocks_per_chunk=_per_chunk(g, g.count * -(-g.n // columns)),
+        panels_packed=panels,
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .explain import headline
 from .expr import Buffer
 from .graph import Node
 from .loops import Control, Step
 from .plan import Plan, aligned
+from .records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from . import contract
 from .artifact import source_version
 from .contraction import is_plain
 from .loops import Control, Kernel, Step
+from .records import dataclass
 from .runtime import cache as store
 from .runtime import jit, pool
 from .tiling import WISHES, Gemm, Tiling, Wish, is_flipped, tiling

@@ -1,7 +1,4 @@
-"""Going through expressions: all of their parts, and the same with other parts.
-
-Import these names from `expr`.
-"""
+"""Going through expressions: all of their parts, and the same with other parts."""
 
 from __future__ import annotations
 
@@ -32,11 +29,16 @@ def _walk(roots: tuple[Expr, ...]) -> tuple[Expr, ...]:
     while stack:
         e = stack[-1]
         if e not in found:
-            missing = [c for c in e.operands if c not in found]
-            if missing:
-                stack += missing
-                continue
-            found[e] = None
+            if e.parts is not None:
+                found.update(dict.fromkeys(e.parts))
+            else:
+                size = len(stack)
+                for c in e.operands:  # a list of those that are missing would take twice the time
+                    if c not in found:
+                        stack.append(c)
+                if len(stack) > size:
+                    continue
+                found[e] = None
         stack.pop()
     return tuple(found)
 

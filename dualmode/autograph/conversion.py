@@ -10,10 +10,11 @@ import __future__
 import ast
 import threading
 import warnings
-from dataclasses import dataclass
 from inspect import CO_OPTIMIZED
 from types import CodeType, FunctionType
 from typing import Any
+
+from dualmode_compiler.records import dataclass
 
 from . import operators, passes, source
 from .finish import finish

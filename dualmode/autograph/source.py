@@ -52,21 +52,24 @@ class _File:
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
-        self._functions: dict[int, list[tuple[FunctionNode, str]]] = {}
-        self._index(ast.parse("".join(lines)), "")
+        self._tree = ast.parse("".join(lines))
 
-    def _index(self, node: ast.AST, owner: str) -> None:
+    def _starting(self, line: int, node: ast.AST, owner: str) -> Iterator[tuple[FunctionNode, str]]:
+        """The functions within `node` whose first line is `line`."""
         for child in ast.iter_child_nodes(node):
+            end = getattr(child, "end_lineno", None)  # some nodes have no place of their own
+            if end is not None and not _first_line(child) <= line <= end:
+                continue
+            if isinstance(child, FunctionNode) and _first_line(child) == line:
+                yield child, owner
             inner = child.name if isinstance(child, ast.ClassDef) else owner
-            if isinstance(child, FunctionNode):
-                self._functions.setdefault(_first_line(child), []).append((child, owner))
-            self._index(child, inner)
+            yield from self._starting(line, child, inner)
 
     def find(self, code: CodeType) -> tuple[FunctionNode, str]:
         """The function that `code` was compiled from, and the name of the class around it."""
         found = [
             (node, owner)
-            for node, owner in self._functions.get(code.co_firstlineno, ())
+            for node, owner in self._starting(code.co_firstlineno, self._tree, "")
             if getattr(node, "name", "<lambda>") == code.co_name
         ]
         if len(found) > 1:
@@ -93,6 +96,9 @@ def find(function: FunctionType) -> tuple[FunctionNode, str]:
         raise _unavailable(code)
     file = _files.get(code.co_filename)
     if file is None or file.lines != lines:
+        found = _alone(lines, code)
+        if found is not None:
+            return found
         try:
             file = _File(lines)
         except SyntaxError:
@@ -108,6 +114,36 @@ def find(function: FunctionType) -> tuple[FunctionNode, str]:
         raise
 
 
+def _alone(lines: list[str], code: CodeType) -> tuple[FunctionNode, str] | None:
+    """What `find` gives, from the lines of the function only: files are long. None where these are
+    not easily told from others."""
+    first, name = code.co_firstlineno - 1, getattr(code, "co_qualname", "")  # Python 3.11
+    start = lines[first] if first < len(lines) else ""
+    indent = len(start) - len(start.lstrip())
+    if not name or not start[indent:].startswith(("def ", "async ", "@")):
+        return None
+    end = max((line for _, _, line in code.co_lines() if line is not None), default=first)
+    while end < len(lines) and not _ends(lines[end], indent):
+        end += 1
+    above = ["\n"] * (first - 1) + (["if 1:\n"] if indent else ["\n"])[:first]
+    try:
+        tree = ast.parse("".join([*above, *lines[first:end]]))
+    except SyntaxError:  # such as that of a string whose lines look like the end of the function
+        return None
+    node: Any = tree.body[0].body[0] if indent else tree.body[0]  # pyright: ignore
+    if not isinstance(node, FunctionNode) or getattr(node, "name", "") != code.co_name:
+        return None
+    *around, _ = name.replace(".<locals>", "<locals>").split(".")
+    classes = [name for name in around if not name.endswith("<locals>")]
+    return node, classes[-1] if classes else ""
+
+
+def _ends(line: str, indent: int) -> bool:
+    """Whether a statement that is indented so has ended before `line`."""
+    text = line.lstrip()
+    return bool(text) and not text.startswith("#") and len(line) - len(text) <= indent
+
+
 def _unavailable(code: CodeType) -> SourceError:
     where = _origin(code.co_filename)
     return SourceError(f"its source code is not available ({where}); write it in a file")
@@ -121,7 +157,7 @@ def _origin(file: str) -> str:
     return "it was made by exec or eval" if file.startswith("<") else f"there is no file {file}"
 
 
-def _first_line(node: FunctionNode) -> int:
+def _first_line(node: Any) -> int:
     decorators = getattr(node, "decorator_list", ())
     return min([node.lineno, *(d.lineno for d in decorators)])
 

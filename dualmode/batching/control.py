@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from dualmode_compiler.graph import CALL, COND, Graph, Node
+from dualmode_compiler.records import dataclass
 
 from .. import graphs
 from ..op import convert, mode, no_tapes

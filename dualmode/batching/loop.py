@@ -8,10 +8,10 @@ a gradient, keeps its values there as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dualmode_compiler import graph as ir
 from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec, bool_
 
 from .. import graphs

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from dualmode_compiler.graph import CONST, ITEM, Graph, Node, running
+from dualmode_compiler.records import dataclass
 from dualmode_compiler.spec import Spec, int32
 
 from .. import graphs

@@ -6,6 +6,7 @@ from ..op import Op
 from . import (
     creation,
     crossentropy,
+    cumulative,
     effects,
     elementwise,
     gather,
@@ -22,7 +23,7 @@ from . import (
 )
 
 _MODULES = (
-    *(elementwise, logic, math, parts, reduction, softmax, crossentropy),
+    *(elementwise, logic, math, parts, reduction, cumulative, softmax, crossentropy),
     normalization,
     *(shape, joining, gather, creation, linalg, random, effects),
 )

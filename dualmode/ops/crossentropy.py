@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dualmode_compiler import expr
-from dualmode_compiler.expr import Axis, Expr, Reader, int64
-from dualmode_compiler.spec import Spec
+from dualmode_compiler.expr import Axis, Expr, Reader
+from dualmode_compiler.spec import Spec, int64
 
 from ..dispatch import rows
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert
 from . import batch, rules
+from .creation import ones
 from .reduction import SUM
 from .shape import RESHAPE, clamp
 from .softmax import TOLERANCE, row_of, softmax
@@ -99,7 +100,7 @@ SPARSE_SOFTMAX_CROSS_ENTROPY = Op(
     infer=_loss_infer,
     kernel=_loss_kernel,
     vjp=lambda g, y, logits, labels: (
-        RESHAPE(g, shape=(*g.shape, 1)) * SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE(logits, labels),
+        SPARSE_SOFTMAX_CROSS_ENTROPY_GRADIENT(logits, g, labels),
         None,
     ),
     lower=_loss_lower,
@@ -124,47 +125,64 @@ def sparse_softmax_cross_entropy(logits: Any, labels: Any) -> Tensor:
     return SPARSE_SOFTMAX_CROSS_ENTROPY(logits, labels)
 
 
-# --- its derivative by the logits -----------------------------------------------------------------
+# --- its gradient by the logits -------------------------------------------------------------------
 
 
-def _slope_infer(logits: Spec, labels: Spec) -> Spec:
+def _gradient_infer(logits: Spec, g: Spec, labels: Spec) -> Spec:
     _check(logits, labels)
+    if g is not Spec(labels.shape, logits.dtype):
+        raise ShapeError(f"{_NAME}: the gradient {g} of a loss for labels {labels}")
     return logits
 
 
-def _slope_kernel(logits: Array, labels: Array) -> Array:
+def _gradient_kernel(logits: Array, g: Array, labels: Array) -> Array:
     if logits.size == 0:
         return logits.copy()
     x, at, fits = _shifted(logits, labels)
     p = np.exp(x, order="C")  # so that `ravel` is a view, whatever the layout of the logits
     p /= np.add.reduce(p, axis=-1, keepdims=True)
     p.ravel()[at] -= 1
+    p *= _wide(g)[..., None]
     if not fits.all():
         p[~fits] = np.nan
     return p.astype(logits.dtype, copy=False)
 
 
-def _slope_lower(i: Sequence[Expr], out: Spec, logits: Reader, labels: Reader) -> Expr:
+def _gradient_lower(
+    i: Sequence[Expr], out: Spec, logits: Reader, g: Reader, labels: Reader
+) -> Expr:
     *outer, j = i
     label, fits = _label(labels, outer, logits.spec.shape[-1])
     row = row_of(i, logits, (len(outer),))
-    p = row.share(i)
-    slope = expr.select(expr.apply("eq", label, j), p - 1, p)
-    return expr.cast(expr.select(fits, slope, expr.const(math.nan, p.dtype)), out.dtype)
+    scale = rules.widen(g(outer))  # what concerns the whole row is computed once for it
+    scale = expr.select(fits, scale, expr.const(math.nan, scale.dtype))
+    slope = row.share(i, scale)
+    return expr.cast(expr.select(expr.apply("eq", label, j), slope - scale, slope), out.dtype)
 
 
-def _slope_vjp(g: Tensor, y: Tensor, logits: Tensor, labels: Tensor) -> tuple[Any, None]:
-    p = softmax(logits)
-    return p * (g - SUM(g * p, axis=(g.ndim - 1,), keepdims=True)), None
+def _gradient_vjp(
+    u: Tensor, y: Tensor, logits: Tensor, g: Tensor, labels: Tensor
+) -> tuple[Any, Any, None]:
+    last = (logits.ndim - 1,)
+
+    def by_logits() -> Tensor:
+        p, v = softmax(logits), u * RESHAPE(g, shape=(*g.shape, 1))
+        return p * (v - SUM(v * p, axis=last, keepdims=True))
+
+    def by_g() -> Tensor:
+        slope = SPARSE_SOFTMAX_CROSS_ENTROPY_GRADIENT(logits, ones(g.shape, g.dtype), labels)
+        return SUM(u * slope, axis=last, keepdims=False)
+
+    return by_logits, by_g, None
 
 
-SPARSE_SOFTMAX_CROSS_ENTROPY_SLOPE = Op(
-    f"{_NAME}_slope",
-    infer=_slope_infer,
-    kernel=_slope_kernel,
-    vjp=_slope_vjp,
-    lower=_slope_lower,
+SPARSE_SOFTMAX_CROSS_ENTROPY_GRADIENT = Op(
+    f"{_NAME}_gradient",
+    infer=_gradient_infer,
+    kernel=_gradient_kernel,
+    vjp=_gradient_vjp,
+    lower=_gradient_lower,
     tolerance=TOLERANCE,
     batch=batch.leading,
-    rows=("row", "one", "row"),
+    rows=("row", "one", "one", "row"),
 )

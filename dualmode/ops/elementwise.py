@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dualmode_compiler import expr
+from dualmode_compiler import expr, index
 from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr
 from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.index import mul
 from dualmode_compiler.spec import Spec
 
 from ..dispatch import binary, unary
@@ -71,7 +72,7 @@ ADD = Op(
         lambda: unbroadcast(g, x.shape),
         lambda: unbroadcast(g, y.shape),
     ),
-    lower=_either(expr.add, for_bool="or"),
+    lower=_either(index.add, for_bool="or"),
     simplify=(neutral(-0.0, commutes=True),),  # -0.0 + 0.0 is 0.0
     batch=batch.elementwise,
 )
@@ -111,7 +112,7 @@ MULTIPLY = Op(
         lambda: unbroadcast(g * conj(y), x.shape),
         lambda: unbroadcast(g * conj(x), y.shape),
     ),
-    lower=_either(expr.mul, for_bool="and"),
+    lower=_either(mul, for_bool="and"),
     simplify=(neutral(1, commutes=True),),
     batch=batch.elementwise,
 )
@@ -258,6 +259,11 @@ def pow(x: Any, y: Any) -> Tensor:
     """`x ** y`. Integers to negative integer powers raise ValueError."""
     if type(y) is int and y == 2:
         return square(x)
+    return _pow(x, y)
+
+
+@binary(POW)
+def _pow(x: Any, y: Any) -> Tensor:
     return POW(*numeric(x, y))
 
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr, Reader
+from dualmode_compiler.index import bounds
 from dualmode_compiler.spec import Spec, int64
 
 from ..errors import ShapeError
 from ..op import Op
 from . import batch, creation, logic, rules, shape
+from .elementwise import ADD
 from .shape import RESHAPE
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def _safe_position_of(index: Expr, n: int) -> Expr:
     """The same, and somewhere in the axis for an index out of range: loads and stores are safe
     until CHECK_INDICES has run, which promises that there is none."""
     at = expr.cast(index, int64)
-    if expr.bounds(at) is not None:  # index arithmetic that is understood stays so
+    if bounds(at) is not None:  # index arithmetic that is understood stays so
         return shape.clamp(_position_of(index, n), n)
     signed, unsigned = rules.index_types(index.dtype, n)
     if index.dtype.kind == "i":
@@ -76,6 +78,8 @@ TAKE = Op(
     vjp=_take_vjp,
     lower=_take_lower,
     batch=batch.take,
+    arguments=("axis",),
+    moves="take",
 )
 
 
@@ -88,8 +92,12 @@ def _scatter_infer(x: Spec, indices: Spec, updates: Spec, *, axis: int) -> Spec:
     return x
 
 
-def _where(axis: int, indices: Any) -> tuple[Any, ...]:
-    return (*(slice(None),) * axis, indices.astype(np.int64))
+def _written(x: Any, indices: Any, updates: Any, axis: int) -> tuple[tuple[Any, ...], Any]:
+    """Where the updates go, and these with one axis for all indices: NumPy goes through several in
+    the order in which they lie in memory."""
+    flat = indices.astype(np.int64).reshape(-1)
+    rows = updates.reshape(*x.shape[:axis], flat.size, *x.shape[axis + 1 :])
+    return (*(slice(None),) * axis, flat), rows
 
 
 def _scattered(kind: str) -> Any:
@@ -119,7 +127,7 @@ def _scattered(kind: str) -> Any:
 
 def _scatter_add_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
     out = x.copy()
-    np.add.at(out, _where(axis, indices), updates)
+    np.add.at(out, *_written(x, indices, updates, axis))
     return out
 
 
@@ -137,12 +145,16 @@ SCATTER_ADD = Op(
     vjp=_scatter_add_vjp,
     lower=_scattered("add"),
     batch=batch.scatter,
+    arguments=("axis",),
+    moves="scatter",
+    combines=ADD,
 )
 
 
 def _scatter_set_kernel(x: Any, indices: Any, updates: Any, axis: int) -> Any:
     out = x.copy()
-    out[_where(axis, indices)] = updates
+    where, rows = _written(x, indices, updates, axis)
+    out[where] = rows
     return out
 
 
@@ -171,4 +183,6 @@ SCATTER_SET = Op(
     vjp=_scatter_set_vjp,
     lower=_scattered("last"),
     batch=batch.scatter,
+    arguments=("axis",),
+    moves="scatter",
 )

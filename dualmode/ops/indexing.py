@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dualmode_compiler import spec as specs
+from dualmode_compiler.records import dataclass
+from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import int64
 
 from .. import sizes
+from ..dispatch import moved
 from ..errors import DTypeError, OutOfRangeError, ShapeError, locate
 from ..op import Op, convert, state
 from . import creation, logic, rules, shape
@@ -59,6 +61,9 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
         OutOfRangeError (an IndexError): an index is out of range, in compiled code as well.
         DTypeError: `indices` are no integers.
     """
+    out: Any = MISS if axis is None else moved(TAKE, x, indices, axis)
+    if out is not MISS:
+        return out
     x = convert(x)
     if axis is None:
         x, axis = shape.flatten(x), 0
@@ -147,6 +152,9 @@ def getitem(x: Any, key: Any) -> Tensor:
         OutOfRangeError (an IndexError): an index is out of range, or there are too many.
         DTypeError: something that is no index.
     """
+    out = moved(TAKE, x, key, 0)
+    if out is not MISS:
+        return out
     x = convert(x)
     parsed = _parse(x, key if isinstance(key, tuple) else (key,))
     y = SLICE(x, start=tuple(parsed.start), stop=tuple(parsed.stop), step=tuple(parsed.step))
@@ -312,6 +320,9 @@ class Selected:
 
     def _update(self, scatter: Op, values: Any) -> Tensor:
         x = self._x
+        out = moved(scatter, x, self._key, values, 0)
+        if out is not MISS:
+            return out
         parsed = _parse(x, self._key if isinstance(self._key, tuple) else (self._key,))
         if len(parsed.arrays) == 1 and parsed.shape == [*x.shape] == [*parsed.stop]:
             ((axis, indices),) = parsed.arrays.items()

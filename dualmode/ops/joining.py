@@ -11,9 +11,11 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.spec import Spec
 
 from .. import sizes
+from ..dispatch import moved
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert, promote, state
 from . import batch, rules, shape
@@ -74,6 +76,8 @@ CONCAT = Op(
     lower=_concat_lower,
     simplify=(_concat_one,),
     batch=batch.along_axes,
+    arguments=("axis",),
+    moves="join",
 )
 
 
@@ -85,6 +89,9 @@ def concat(arrays: Sequence[Any], axis: int | None = 0) -> Tensor:
     """
     if not len(arrays):
         raise ShapeError("concat: needs at least one array")
+    out: Any = MISS if axis is None else moved(CONCAT, *arrays, axis)
+    if out is not MISS:
+        return out
     xs = promote(*arrays)
     if axis is None:
         return CONCAT(*(shape.flatten(x) for x in xs), axis=0)

@@ -11,6 +11,7 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Axis, Expr, Reader
 from dualmode_compiler.graph import Graph, Node
+from dualmode_compiler.index import broadcast_index
 from dualmode_compiler.spec import Spec, bfloat16
 
 from ..dispatch import product
@@ -100,8 +101,8 @@ def _matmul_lower(
     k = Axis(_rows_inner(a.spec, transpose_a)[1])
     left = (k, row) if transpose_a else (row, k)
     right = (column, k) if transpose_b else (k, column)
-    x = a([*expr.broadcast_index(batch, a.spec.shape[:-2]), *left])
-    y = b([*expr.broadcast_index(batch, b.spec.shape[:-2]), *right])
+    x = a([*broadcast_index(batch, a.spec.shape[:-2]), *left])
+    y = b([*broadcast_index(batch, b.spec.shape[:-2]), *right])
     x, y = rules.widen(x), rules.widen(y)
     if out.dtype is bfloat16:
         total = expr.reduce("add", [k], expr.apply("flush", x) * expr.apply("flush", y))

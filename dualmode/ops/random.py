@@ -16,6 +16,7 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr, Reader
+from dualmode_compiler.index import ravel
 from dualmode_compiler.spec import DType, Spec, uint32, uint64
 
 from ..errors import DTypeError, ShapeError
@@ -141,7 +142,7 @@ def _bits_lower(
 ) -> Expr:
     """As in the kernel, the first words of all blocks come first, then their second ones, ..."""
     n, per_block = blocks(out.size, dtype), 16 // dtype.itemsize
-    position = expr.ravel(i, out.shape)
+    position = ravel(i, out.shape)
     before = [less(position, n * k) for k in range(1, per_block)]
     block: Expr = position - n * (per_block - 1)
     for k in reversed(range(per_block - 1)):

@@ -23,7 +23,7 @@ from . import batch, rules
 from .elementwise import square, subtract
 from .logic import EQUAL, astype, where
 from .math import sqrt
-from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE, real
+from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE
 from .slicing import PAD, SLICE
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _infer(
 # --- sum, mean, prod ----------------------------------------------------------------------------
 
 
-def _wide(x: Array) -> Any:
+def wide(x: Array) -> Any:
     """The dtype in which NumPy sums and products of `x` are formed."""
     return np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else x.dtype
 
@@ -70,7 +70,7 @@ def _spread(g: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
 
 
 def _sum_kernel(x: Array, axis: Axes, keepdims: bool) -> Any:
-    total = np.add.reduce(x, axis=axis, dtype=_wide(x), keepdims=keepdims)
+    total = np.add.reduce(x, axis=axis, dtype=wide(x), keepdims=keepdims)
     return total if total.dtype == x.dtype else total.astype(x.dtype)
 
 
@@ -87,7 +87,7 @@ SUM = Op(
 )
 
 
-def _summable(x: Any, dtype: Any) -> Tensor:
+def summable(x: Any, dtype: Any) -> Tensor:
     """`x` as `dtype`, or in the type that its sums have: int64 and uint64 for integers."""
     x = convert(x)
     if dtype is not None:
@@ -107,7 +107,7 @@ def sum(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) ->
         axis, keepdims: see the module.
         dtype: convert `x` to it first; the result has it.
     """
-    x = _summable(x, dtype)
+    x = summable(x, dtype)
     return SUM(x, axis=_axes(x, axis, "sum"), keepdims=keepdims)
 
 
@@ -119,7 +119,7 @@ def _count(x: Any, axis: Axes) -> int:
 
 
 def _mean_kernel(x: Array, axis: Axes, keepdims: bool) -> Any:
-    total = np.add.reduce(x, axis=axis, dtype=_wide(x), keepdims=keepdims)
+    total = np.add.reduce(x, axis=axis, dtype=wide(x), keepdims=keepdims)
     return (total / total.dtype.type(_count(x, axis))).astype(x.dtype)
 
 
@@ -152,7 +152,7 @@ def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def _prod_kernel(x: Array, axis: Axes, keepdims: bool) -> Any:
-    total = np.multiply.reduce(x, axis=axis, dtype=_wide(x), keepdims=keepdims)
+    total = np.multiply.reduce(x, axis=axis, dtype=wide(x), keepdims=keepdims)
     return total if total.dtype == x.dtype else total.astype(x.dtype)
 
 
@@ -212,62 +212,8 @@ PROD = Op(
 @along(PROD, None)
 def prod(x: Any, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """The product of elements; of none, 1. Dtypes as for `sum`; the gradient is right at zeros."""
-    x = _summable(x, dtype)
+    x = summable(x, dtype)
     return PROD(x, axis=_axes(x, axis, "prod"), keepdims=keepdims)
-
-
-def _cumulative_infer(x: Spec, *, axis: int, reverse: bool) -> Spec:
-    rules.require_kinds("cumulative_sum", "iufc", x)
-    return Spec(x.shape, x.dtype)
-
-
-def _cumulative_kernel(x: Array, axis: int, reverse: bool) -> Array:
-    ordered = np.flip(x, axis) if reverse else x
-    total = np.add.accumulate(ordered, axis=axis, dtype=_wide(x)).astype(x.dtype, copy=False)
-    return np.ascontiguousarray(np.flip(total, axis)) if reverse else total
-
-
-@real
-def _cumulative_lower(i: Sequence[Expr], out: Spec, x: Reader, *, axis: int, reverse: bool) -> Expr:
-    r, here = expr.Axis(out.shape[axis]), i[axis]
-    body = rules.widen(x([*i[:axis], r, *i[axis + 1 :]]))
-    before = expr.apply("ge" if reverse else "le", r, here)
-    return expr.cast(expr.fold("add", [r], expr.const(0, body.dtype), before, body), out.dtype)
-
-
-CUMULATIVE_SUM = Op(
-    "cumulative_sum",
-    infer=_cumulative_infer,
-    kernel=_cumulative_kernel,
-    lower=_cumulative_lower,
-    vjp=lambda g, y, x, axis, reverse: (CUMULATIVE_SUM(g, axis=axis, reverse=not reverse),),
-    tolerance=SUMMED,
-    batch=batch.along_axes,
-)
-
-
-def cumulative_sum(
-    x: Any, axis: int | None = None, dtype: Any = None, include_initial: bool = False
-) -> Tensor:
-    """The sums of the first 1, 2, ... elements along `axis`; dtypes as for `sum`.
-
-    Args:
-        x: an array of one axis or more.
-        axis: needed unless `x` has one axis.
-        dtype: convert `x` to it first.
-        include_initial: start with 0, the sum of none, so the result is longer by one.
-
-    Raises:
-        ShapeError: the axis is missing or out of range.
-    """
-    x = _summable(x, dtype)
-    if axis is None and x.ndim != 1:
-        raise ShapeError(f"cumulative_sum: give an axis, {Spec(x.shape, x.dtype)} has {x.ndim}")
-    (k,) = rules.normalize_axes(0 if axis is None else axis, x.ndim, "cumulative_sum")
-    if include_initial:
-        low = tuple(int(a == k) for a in range(x.ndim))
-        x = PAD(x, low=low, high=(0,) * x.ndim, interior=(0,) * x.ndim, value=0)
-    return CUMULATIVE_SUM(x, axis=k, reverse=False)
 
 
 # --- extremes and positions ---------------------------------------------------------------------

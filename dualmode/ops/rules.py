@@ -18,6 +18,7 @@ from dualmode_compiler import expr
 from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Axis, Expr, Reader
 from dualmode_compiler.graph import CONST, Graph, Node
+from dualmode_compiler.index import broadcast_index
 from dualmode_compiler.spec import DType, Spec
 
 from ..errors import DTypeError, ShapeError
@@ -240,7 +241,7 @@ def pointwise(fn: Callable[..., Expr | None]) -> Lower:
     def lower(i: Sequence[Expr], out: Spec, *xs: Reader, **attrs: Any) -> Expr | None:
         if out.dtype.is_complex or any(x.spec.dtype.is_complex for x in xs):
             return None
-        args = [widen(x(expr.broadcast_index(i, x.spec.shape))) for x in xs]
+        args = [widen(x(broadcast_index(i, x.spec.shape))) for x in xs]
         y = fn(*args, **attrs)
         return None if y is None else expr.cast(y, out.dtype)
 

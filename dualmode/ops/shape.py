@@ -14,9 +14,11 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
-from dualmode_compiler.spec import Spec, int64
+from dualmode_compiler.index import bounds, broadcast_index, ravel, unravel
+from dualmode_compiler.spec import Spec, bool_, int64
 
 from .. import sizes
+from ..dispatch import view
 from ..errors import DTypeError, Error, ShapeError
 from ..op import Op, convert
 from . import batch, rules
@@ -49,7 +51,7 @@ def to_shape(shape: Any) -> Shape:
 
 def clamp(i: Expr, size: int) -> Expr:
     """Index `i` moved into 0 .. size - 1, so that a load that a `select` drops stays in range."""
-    known = expr.bounds(i)
+    known = bounds(i)
     if known is None or known[0] < 0:
         i = expr.apply("maximum", i, expr.const(0, int64))
     if known is None or known[1] >= size:
@@ -59,9 +61,9 @@ def clamp(i: Expr, size: int) -> Expr:
 
 def less(i: Expr, bound: int) -> Expr:
     """`i < bound`, decided at once where the range of `i` allows."""
-    known = expr.bounds(i)
+    known = bounds(i)
     if known is not None and (known[1] < bound or known[0] >= bound):
-        return expr.const(known[1] < bound, expr.bool_)
+        return expr.const(known[1] < bound, bool_)
     if isinstance(i, expr.Affine):  # i + 5 < 8 and i < 3 are one expression
         i, bound = i - i.const, bound - i.const
     return expr.apply("lt", i, expr.const(bound, int64))
@@ -101,7 +103,7 @@ def _reshape_reshape(node: Node, graph: Graph) -> Node | None:
 
 @real
 def _reshape_lower(i: Index, out: Spec, x: Reader, *, shape: Shape) -> Expr:
-    return x(expr.unravel(expr.ravel(i, out.shape), x.spec.shape))
+    return x(unravel(ravel(i, out.shape), x.spec.shape))
 
 
 RESHAPE = Op(
@@ -112,6 +114,8 @@ RESHAPE = Op(
     lower=_reshape_lower,
     simplify=(unchanged, _reshape_reshape),
     batch=batch.to_shape,
+    arguments=("shape",),
+    view=True,
 )
 
 
@@ -204,9 +208,12 @@ PERMUTE_DIMS = Op(
     lower=_permute_lower,
     simplify=(_permute_identity, _permute_permute),
     batch=batch.permuted,
+    arguments=("axes",),
+    view=True,
 )
 
 
+@view(PERMUTE_DIMS)
 def permute_dims(x: Any, axes: Sequence[int]) -> Tensor:
     """`x` with its axes in another order: axis k of the result is axis `axes[k]` of `x`."""
     x = convert(x)
@@ -274,7 +281,7 @@ BROADCAST_TO = Op(
     infer=_broadcast_infer,
     kernel=_broadcast_kernel,
     vjp=lambda g, y, x, shape: (rules.unbroadcast(g, x.shape),),
-    lower=real(lambda i, out, x, shape: x(expr.broadcast_index(i, x.spec.shape))),
+    lower=real(lambda i, out, x, shape: x(broadcast_index(i, x.spec.shape))),
     simplify=(unchanged,),
     batch=batch.to_shape,
 )

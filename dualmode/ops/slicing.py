@@ -13,7 +13,7 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
-from dualmode_compiler.spec import Spec, int64
+from dualmode_compiler.spec import Spec, bool_, int64
 
 from .. import sizes, tree
 from ..errors import ShapeError
@@ -106,7 +106,7 @@ def _both(a: Expr, b: Expr) -> Expr:
 
 def _negate(a: Expr) -> Expr:
     if isinstance(a, expr.Const):
-        return expr.const(not a.value, expr.bool_)
+        return expr.const(not a.value, bool_)
     return expr.apply("not", a)
 
 
@@ -114,7 +114,7 @@ def _negate(a: Expr) -> Expr:
 def _pad_lower(
     i: Index, out: Spec, x: Reader, *, low: Shape, high: Shape, interior: Shape, value: Any
 ) -> Expr:
-    inside: Expr = expr.const(True, expr.bool_)
+    inside: Expr = expr.const(True, bool_)
     index = []
     for k, n, a, gap in zip(i, x.spec.shape, low, interior, strict=True):
         offset = k - a

@@ -57,11 +57,13 @@ class _Row:
         self.bound, self.index = bound, index
         self.largest = expr.reduce("maximum", bound, self.read(index))
 
-    def share(self, i: Sequence[Expr]) -> Expr:
-        """The softmax at `i`. One division for each row, then products, which take far less time:
-        the sum is at least 1, so that its inverse is as good."""
+    def share(self, i: Sequence[Expr], scale: Expr | None = None) -> Expr:
+        """The softmax at `i`, times `scale`. One division for each row, then products, which take
+        far less time: the sum is at least 1, so that its inverse is as good."""
         total = self.total(self.largest)
         inverse = expr.const(1, total.dtype) / total
+        if scale is not None:
+            inverse = inverse * scale
         return expr.apply("exp", self.read(i) - self.largest) * inverse
 
     def total(self, shift: Expr) -> Expr:

@@ -52,6 +52,8 @@ def differentiable(x: Any, where: str) -> Any:
     Raises:
         GradientError: a leaf is no floating tensor, array or number; `where` names it.
     """
+    if type(x) is Tensor:
+        return _source(x, where)
     leaves, form = tree.flatten(x)
     return tree.unflatten(form, [_source(v, where) for v in leaves])
 

@@ -54,9 +54,9 @@ class _Recorded:
             self.result = converted_call(f, tuple(inputs), kwargs)
             if has_aux:
                 self.result, self.aux = self._pair(self.result)
-            leaves, form = tree.flatten(self.result)
-            leaves = [convert(x) for x in leaves]
-        self.result = tree.unflatten(form, leaves)
+            if type(self.result) is not Tensor:
+                leaves, form = tree.flatten(self.result)
+                self.result = tree.unflatten(form, [convert(x) for x in leaves])
 
     def _pair(self, result: Any) -> tuple[Any, Any]:
         if not isinstance(result, tuple) or len(result) != 2:

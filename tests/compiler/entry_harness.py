@@ -164,5 +164,6 @@ def reader(make: Any, variable: Variable, code: Any, written: bool, **options: A
         state_specs=[F3],
         state_written=[written],
         fixed=[callback(code)],
+        calls_back=True,
         **options,
     )

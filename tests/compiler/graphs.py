@@ -16,6 +16,7 @@ from dualmode.tensor import Tensor
 from dualmode.tracer import Tracer
 from dualmode_compiler import driver
 from dualmode_compiler.graph import Graph
+from dualmode_compiler.halves import multiplies_pairs
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.runtime import jit
 from dualmode_compiler.spec import DTYPES, Spec, spec_of
@@ -72,6 +73,20 @@ def hosts() -> tuple[jit.Host, ...]:
 
 on_every_host = pytest.mark.parametrize(
     "host", hosts(), ids=[f"{8 * h.vector_bytes} bits" for h in hosts()]
+)
+
+
+def _half_hosts() -> list[jit.Host]:
+    """All of `hosts()`, and this machine without products of bfloat16."""
+    here = jit.host()
+    without = here.features.replace("+avx512bf16", "-avx512bf16")
+    return [*hosts(), replace(here, features=without)] if multiplies_pairs(here) else [*hosts()]
+
+
+on_every_half_host = pytest.mark.parametrize(
+    "host",
+    _half_hosts(),
+    ids=lambda h: f"{8 * h.vector_bytes} bits{', pairs' * multiplies_pairs(h)}",
 )
 
 

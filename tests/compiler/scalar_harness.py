@@ -36,11 +36,20 @@ def _value(w: Writer, root: Expr, known: dict[Expr, str], lanes: int) -> str:
                 known[e] = known[wide]
                 continue
             if e.fn == "rarely":
-                known[e] = rare.both(w, e, [known[a] for a in rare.known(e)], lanes)
+                known[e] = _both(w, e, [known[a] for a in rare.known(e)], lanes)
                 continue
             names, kinds = [known[a] for a in e.args], [a.dtype for a in e.args]
             known[e] = apply(w, e.fn, names, kinds, e.dtype, lanes)
     return known[root]
+
+
+def _both(w: Writer, x: Apply, names: list[str], lanes: int) -> str:
+    """`rarely` without a branch, given what is `known` of it."""
+    condition, usual, *given = names
+    _, _, other, *arguments = x.args
+    found = rare.straight(w, other, dict(zip(arguments, given, strict=True)), lanes)
+    mask, kind = register_type(bool_, lanes), register_type(x.dtype, lanes)
+    return w.emit(f"select {mask} {condition}, {kind} {found}, {kind} {usual}")
 
 
 def _load(w: Writer, pointer: str, dtype: DType, lanes: int) -> str:

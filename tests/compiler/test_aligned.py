@@ -38,6 +38,13 @@ def test_copies(size: int) -> None:
     assert _handler(np.empty(5000)) == "default_allocator"
 
 
+def test_large_arrays_begin_at_a_huge_page() -> None:
+    for size, unit in ((1 << 18, 64), (1 << 19, 1 << 21), (3_000_001, 1 << 21)):
+        kept = [aligned.copied(np.ones(size), np.float32) for _ in range(3)]
+        assert all(x.ctypes.data % unit == 0 for x in kept)
+        assert all(x.sum() == size for x in kept)
+
+
 def test_copies_are_in_c_order() -> None:
     x = np.asfortranarray(np.arange(2400.0).reshape(40, 60))
     y = aligned.copied(x, x.dtype)

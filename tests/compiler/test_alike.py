@@ -3,6 +3,7 @@ in a row are data."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_layers_are_not_mixed_up():
         y = np.exp(np.tanh(x @ w + b))
         x = y / y.sum(1, keepdims=True) + x.sum(0) * 0.01
     np.testing.assert_allclose(_run(graph)[0], x, rtol=1e-4)
+
+
+def test_what_follows_products_of_other_widths_is_the_same_code():
+    """The distance of rows is an argument; NumPy says whether each has its own."""
+    graph = trace(
+        lambda x, *w: [dm.relu(x @ a - b) for a, b in zip(w[::2], w[1::2], strict=True)],
+        *("float32[64,40]", "float32[40,128]", "float32[64,128]"),
+        *("float32[40,256]", "float32[64,256]", "float32[40,64]", "float32[64,64]"),
+    )
+    executable = driver.compile(graph)
+    assert len(re.findall(r"define \S+ void @\w+_epilogue", executable.native().program.text)) == 1
+    random = np.random.default_rng(3)
+    x, *w = (random.standard_normal(n.spec.shape).astype(np.float32) for n in graph.params)
+    for made, a, b in zip(_run(graph), w[::2], w[1::2], strict=True):
+        np.testing.assert_allclose(made, np.maximum(x @ a - b, 0), rtol=1e-4, atol=1e-4)
 
 
 PROGRAMS = {

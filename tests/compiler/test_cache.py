@@ -7,6 +7,7 @@ import random
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def test_the_least_recently_used_entries_are_dropped(directory: Path, monkeypatc
     assert left - {KEY, keys[0]} == set(keys[-(len(left) - 2) :])
 
 
-def test_an_error_in_another_thread_is_raised(directory: Path):
+def test_an_error_in_another_thread_is_raised(directory: Path, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the text at fault
     good = "define void @f() {\n  ret void\n}\n"
     with pytest.raises(RuntimeError, match="parsing error"):
         jit.compile_texts([good, "nonsense"])
@@ -173,6 +175,18 @@ def test_default_directory(monkeypatch):
     for ignored in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert cache.default_directory() == "/home/someone/.cache/dualmode"
+
+
+def test_users_without_a_home_have_no_cache(monkeypatch, tmp_path: Path):
+    """Nor a directory of the name `~` where they work."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    dm.config.cache_dir = ""
+    assert cache.path() == ""
+    cache.put(KEY, b"content", "it")
+    assert cache.get(KEY, "it") is None and cache.entries() == [] and cache.clear() == 0
+    assert not list(tmp_path.iterdir())
 
 
 WRITER = """

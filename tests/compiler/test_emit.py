@@ -13,7 +13,7 @@ import dualmode as dm
 from drawing import graphs
 from dualmode.ops.slicing import PAD
 from dualmode_compiler import driver
-from dualmode_compiler.runtime.jit import Host
+from dualmode_compiler.runtime.jit import QUICK, Host
 from dualmode_compiler.spec import DTYPES
 from graphs import REAL, check, on_every_host, trace, values
 
@@ -530,3 +530,25 @@ def test_equal_kernels_with_different_buffers_are_compiled_once():
     graph = trace(several, *["float32[9]"] * 6)
     check(graph, ulp=8)
     assert driver.compile(graph).native().program.text.count("define internal void") == 1
+
+
+def _quick(*shapes: tuple[int, int]) -> list[str]:
+    """The modules of products, one after the other, that are compiled without optimization."""
+
+    def product(x: Any, *weights: Any) -> Any:
+        for w in weights:
+            x = dm.relu(x @ w)
+        return x
+
+    specs = [f"float32[{m},{n}]" for m, n in shapes]
+    graph = trace(product, *specs)
+    check(graph, [values(s, 1) for s in specs], ulp=1 << 14)
+    return [m for m in driver.compile(graph).native().program.modules if m.startswith(QUICK)]
+
+
+def test_what_only_calls_long_micro_kernels_is_compiled_quickly():
+    assert not _quick((96, 160), (160, 160))  # alone
+    assert not _quick((96, 64), (64, 64), (64, 64))  # these do not run long
+    (module,) = _quick((96, 160), (160, 160), (160, 64))
+    assert module.count("\ndefine void @k") == 2
+    assert " x float>" not in "\n".join(x for x in module.split("\n") if x.startswith("  "))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualmode_compiler import expr
-from dualmode_compiler.expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce, walk
+from dualmode_compiler.expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce
+from dualmode_compiler.index import bounds, floordiv, ravel, unravel
 from dualmode_compiler.loops import Kernel, Store, collapse, collapse_reduce, flat
 from dualmode_compiler.spec import (
     DTYPES,
@@ -26,6 +27,7 @@ from dualmode_compiler.spec import (
     int64,
     uint8,
 )
+from dualmode_compiler.walks import substitute, walk
 
 Values = dict[Axis, int]
 WRAP = 1 << 64
@@ -146,7 +148,7 @@ def test_expressions_are_what_python_computes(tree: Tree, extents: tuple[int, ..
     with expr.fresh():
         axes = [Axis(n) for n in extents]
         x = build(tree, axes)
-        known = expr.bounds(x)
+        known = bounds(x)
         assert known is not None
         for at in itertools.product(*map(range, extents)):
             value = evaluate(x, dict(zip(axes, at, strict=True)))
@@ -187,7 +189,7 @@ def test_division_of_sums(
         axes = [Axis(n) for n in extents]
         for t in (*found, joined, other):
             x = build(t, axes)
-            known = expr.bounds(x)
+            known = bounds(x)
             assert known is not None
             for at in itertools.product(*map(range, extents)):
                 value = evaluate(x, dict(zip(axes, at, strict=True)))
@@ -205,7 +207,7 @@ def test_substitution_of_an_axis(
         axes, inner = [Axis(n) for n in extents], [Axis(n) for n in more]
         source = build(other, inner)
         x = build(tree, axes)
-        new = expr.substitute(x, {axes[0]: _clamped(source, extents[0])})
+        new = substitute(x, {axes[0]: _clamped(source, extents[0])})
         for at in points(*inner):
             value = min(max(evaluate(source, at), 0), extents[0] - 1)
             for rest in points(axes[1], axes[2]):
@@ -220,8 +222,8 @@ def _clamped(x: Expr, n: int) -> Expr:
 
 def test_substitution_exchanges_axes():
     i, j = Axis(3), Axis(3)
-    x = i * 5 + expr.floordiv(j + 1, expr.const(2, int64))
-    y = expr.substitute(x, {i: j, j: i})
+    x = i * 5 + floordiv(j + 1, expr.const(2, int64))
+    y = substitute(x, {i: j, j: i})
     for at in points(i, j):
         assert evaluate(y, at) == at[j] * 5 + (at[i] + 1) // 2
 
@@ -231,7 +233,7 @@ def test_substitution_leaves_bound_axes_alone():
     i, k = Axis(4), Axis(5)
     row = expr.load(data, [i, k])
     total = expr.reduce("add", [k], row)
-    both = expr.substitute(total + row, {k: expr.const(2, int64), i: expr.const(3, int64)})
+    both = substitute(total + row, {k: expr.const(2, int64), i: expr.const(3, int64)})
     array = np.arange(20).reshape(4, 5)
     assert evaluate(both, {}, {data: array}) == array[3].sum() + array[3, 2]
 
@@ -242,13 +244,13 @@ def test_ravel_and_unravel(shape: list[int], other: list[int]):
     """Reshape is ravel, then unravel; both ways give back the index."""
     with expr.fresh():
         axes = [Axis(n) for n in shape]
-        flat_index = expr.ravel(axes, shape)
-        back = expr.unravel(flat_index, shape)
+        flat_index = ravel(axes, shape)
+        back = unravel(flat_index, shape)
         for at, index in zip(points(*axes), np.ndindex(*shape), strict=True):
             assert evaluate(flat_index, at) == (np.ravel_multi_index(index, shape) if shape else 0)
             assert tuple(evaluate(i, at) for i in back) == index
         if math.prod(shape) == math.prod(other):
-            there = expr.unravel(flat_index, other)
+            there = unravel(flat_index, other)
             for at in points(*axes):
                 position = evaluate(flat_index, at)
                 found = tuple(evaluate(i, at) for i in there)
@@ -266,12 +268,12 @@ def test_a_reshape_and_back_is_nothing():
         ((6, 4), (3, 2, 4)),
     ]:
         axes = [Axis(n) for n in other]
-        there = expr.unravel(expr.ravel(axes, other), shape)
-        assert expr.unravel(expr.ravel(there, shape), other) == tuple(axes)
+        there = unravel(ravel(axes, other), shape)
+        assert unravel(ravel(there, shape), other) == tuple(axes)
 
 
 def test_unravel_of_nothing():
-    index = expr.unravel(Axis(0), (0, 3))
+    index = unravel(Axis(0), (0, 3))
     assert all(isinstance(i, Const) and i.value == 0 for i in index)
 
 
@@ -322,13 +324,13 @@ def _shown(x: Expr, i: Axis, j: Axis) -> str:
 
 def test_arithmetic_that_may_wrap_has_no_bounds():
     i = Axis(5)
-    assert expr.bounds(i * (1 << 60)) == (0, 4 << 60)
+    assert bounds(i * (1 << 60)) == (0, 4 << 60)
     wide = i * (1 << 61) * 2
-    assert expr.bounds(wide) is None
-    assert isinstance(expr.floordiv(wide, expr.const(2, int64)), Apply)
+    assert bounds(wide) is None
+    assert isinstance(floordiv(wide, expr.const(2, int64)), Apply)
     data = expr.load(Buffer("x", Spec((5,), int64)), [i])
-    assert expr.bounds(data) is None
-    doubled = expr.floordiv(data * 2, expr.const(2, int64))
+    assert bounds(data) is None
+    doubled = floordiv(data * 2, expr.const(2, int64))
     assert isinstance(doubled, Apply) and doubled.fn == "floordiv"
 
 
@@ -336,7 +338,7 @@ def test_bounds_of_deep_and_shared_expressions():
     x: Expr = Axis(5)
     for _ in range(2000):
         x = expr.apply("maximum", x + 1, expr.apply("minimum", x, expr.const(3, int64)))
-    assert expr.bounds(x) == (2000, 2004)
+    assert bounds(x) == (2000, 2004)
 
 
 def test_constants_are_rounded_or_wrapped():
@@ -431,7 +433,7 @@ def test_collapse_keeps_every_store(shape: list[int], data: st.DataObject):
             Buffer(n, Spec(s, float32)) for n, s in (("x", [shape[k] for k in order]), ("y", shape))
         )
         value = flat(expr.apply("neg", expr.load(x, index)))
-        offset = expr.ravel(axes, shape)
+        offset = ravel(axes, shape)
         kernel = Kernel("k", tuple(axes), [Store(y, offset, value, len(axes))])
         array = np.arange(math.prod(shape))
         before = _stored(kernel, {x: array})
@@ -452,7 +454,7 @@ def _stored(kernel: Kernel, arrays: dict[Buffer, Any]) -> dict[int, Any]:
 def test_collapse_merges_all_axes_of_a_plain_loop():
     axes = Axis(4), Axis(5), Axis(6)
     x, y = (Buffer(n, Spec((4, 5, 6), float32)) for n in "xy")
-    offset = expr.ravel(axes, (4, 5, 6))
+    offset = ravel(axes, (4, 5, 6))
     kernel = Kernel("k", axes, [Store(y, offset, flat(expr.load(x, axes)), 3)])
     collapse(kernel)
     assert [a.extent for a in kernel.axes] == [120]
@@ -463,7 +465,7 @@ def test_collapse_leaves_axes_between_stores_of_different_depth():
     x, y, z = (Buffer(n, Spec(s, float32)) for n, s in (("x", (4, 5)), ("y", (4, 5)), ("z", (4,))))
     value = flat(expr.load(x, [i, j]))
     stores = [
-        Store(y, expr.ravel([i, j], (4, 5)), value, 2),
+        Store(y, ravel([i, j], (4, 5)), value, 2),
         Store(z, i, expr.const(0.0, float32), 1),
     ]
     kernel = Kernel("k", (i, j), stores)

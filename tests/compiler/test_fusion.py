@@ -13,10 +13,13 @@ import dualmode as dm
 from dualmode_compiler import driver, expr, regroup
 from dualmode_compiler.emit import sweep
 from dualmode_compiler.expr import Axis
+from dualmode_compiler.index import floordiv, mod
 from dualmode_compiler.loops import Kernel
 from dualmode_compiler.profile import profile
-from dualmode_compiler.runtime import pool
-from graphs import check, trace, values
+from dualmode_compiler.runtime import jit, pool
+from dualmode_compiler.spec import int64
+from dualmode_compiler.walks import walk
+from graphs import check, hosts, trace, values
 
 X, W, Y = "float32[8,16,32]", "float32[32,48]", "float32[8,16,48]"
 FLAT, HEADS = "float32[128,32]", "float32[2,4,16,16]"
@@ -62,6 +65,17 @@ def test_what_follows_a_product_is_part_of_it(name: str):
     check(trace(fn, *specs))
 
 
+@pytest.mark.parametrize("host", hosts(), ids=lambda h: f"{8 * h.vector_bytes} bits")
+@pytest.mark.parametrize("n", [1, 3, 7, 10, 11, 15, 20])
+@pytest.mark.parametrize(("m", "k"), [(40, 64), (4, 9000)])  # the last in blocks of inner products
+def test_few_columns(m: int, n: int, k: int, host: jit.Host):
+    def fn(x: Any, w: Any, b: Any, r: Any) -> Any:
+        return dm.relu(dm.matmul(x, w, transpose_b=True) + b) * r
+
+    specs = [f"float32[{m},{k}]", f"float32[{n},{k}]", f"float32[{n}]", f"float32[{m},{n}]"]
+    check(trace(fn, *specs), host=host)
+
+
 def test_an_operand_without_strides_is_stored_first():
     """A product of an array in other groups and order is not left to plain loops."""
     graph = trace(lambda s, w: _merged(s) @ w, HEADS, "float32[64,48]")
@@ -88,10 +102,10 @@ def test_columns_of_a_product_that_come_apart(fn: Any):
 def test_inverse_of_a_reshape():
     i, j, m = Axis(8), Axis(16), Axis(128)
     assert regroup.inverse({m: i * 16 + j}, {i, j}) == {
-        i: expr.floordiv(m, expr.const(16, expr.int64)),
-        j: expr.mod(m, expr.const(16, expr.int64)),
+        i: floordiv(m, expr.const(16, int64)),
+        j: mod(m, expr.const(16, int64)),
     }
-    digits = {i: expr.floordiv(m, expr.const(16, expr.int64)), j: m % 16}
+    digits = {i: floordiv(m, expr.const(16, int64)), j: m % 16}
     assert regroup.inverse(digits, {m}) == {m: i * 16 + j}
 
 
@@ -140,7 +154,7 @@ def test_the_slope_of_an_activation_is_computed_on_the_way_back():
 
 
 def _applied(kernel: Kernel) -> list[expr.Apply]:
-    found = expr.walk([s.value for s in kernel.stores])
+    found = walk([s.value for s in kernel.stores])
     return [e for e in found if isinstance(e, expr.Apply)]
 
 

@@ -196,10 +196,14 @@ LARGE = [
     Case(3000, 1, 40),
     Case(1, 300, 500, b="column"),
     Case(300, 1, 500, a="column"),
-    Case(7, 101, 600, b="column"),  # inner products, of a few rows at a time
-    Case(5, 300, 530, float64, b="column", batch=(2,)),
-    Case(101, 10, 600, b="column"),  # the same of the transposed product
+    Case(7, 101, 600, b="column"),
+    Case(101, 10, 600, b="column"),  # the transposed product, whose rows are few
     Case(300, 7, 530, float64, b="column", batch=(2,)),
+    Case(7, 101, 1024, b="column"),  # inner products, of a few rows at a time
+    Case(5, 300, 530, float64, b="column", batch=(2,)),
+    Case(101, 10, 1024, b="column"),  # the same of the transposed product
+    Case(300, 3, 600),  # the few columns are gathered into rows
+    Case(260, 8, 515, float64, batch=(2,)),
     Case(130, 520, 520, batch=(2,)),
     Case(200, 300, 600, float32, "row", "column"),
     Case(3, 2, 5, batch=(200, 3)),
@@ -223,6 +227,15 @@ def test_inner_products_of_many_short_registers(dtype: DType) -> None:
     host = jit.Host(jit.host().triple, "x86-64-v2", "", 16, 32, False)
     for m, n in ((7, 101), (2, 10), (101, 7)):
         _check(Case(m, n, 600, dtype, b="column"), host, epilogue=False)
+
+
+def test_few_columns_are_gathered() -> None:
+    def helpers(n: int, k: int) -> set[str]:
+        g = Gemm(1024, n, k, float32, (k, 1), (n, 1), n)
+        return {name.split("_")[1] for name in contract.emit("f", g, HOSTS[0], None).helpers}
+
+    assert helpers(4, 1024) == {"dot"}
+    assert helpers(4, 64) == helpers(20, 1024) == {"gemm"}
 
 
 def test_chunks_follow_the_sizes() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -19,24 +18,12 @@ from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.loops import Kernel
 from dualmode_compiler.runtime import jit, pool
 from dualmode_compiler.spec import Spec, bfloat16, float32, float64, spec_of
-from graphs import Array, check, hosts, trace
+from graphs import Array, check, on_every_half_host, trace
 from ops import SmallOp
 from scalar_harness import kernel
 
 BF16: Any = ml_dtypes.bfloat16
 LEAST = 2.0**-126  # the least normal number of bfloat16 and float32
-
-
-def _hosts() -> list[jit.Host]:
-    """All of `hosts()`, and this machine without products of bfloat16."""
-    here = jit.host()
-    without = here.features.replace("+avx512bf16", "-avx512bf16")
-    return [*hosts(), replace(here, features=without)] if multiplies_pairs(here) else [*hosts()]
-
-
-on_every_host = pytest.mark.parametrize(
-    "host", _hosts(), ids=lambda h: f"{8 * h.vector_bytes}{' pairs' * multiplies_pairs(h)}"
-)
 
 
 def _product(m: int, n: int, k: int, a: bool, b: bool, dtype: str, *batch: int) -> Any:
@@ -52,7 +39,7 @@ def _contraction(graph: Any, host: jit.Host | None = None) -> Any:
     return kernel.contraction
 
 
-@on_every_host
+@on_every_half_host
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("size", [(33, 47, 10), (40, 3, 64), (1, 130, 66), (70, 65, 259)])
 def test_sums_are_exact(size: tuple[int, int, int], dtype: str, host: jit.Host):
@@ -61,7 +48,7 @@ def test_sums_are_exact(size: tuple[int, int, int], dtype: str, host: jit.Host):
         check(_product(*size, a, b, dtype), host=host)
 
 
-@on_every_host
+@on_every_half_host
 def test_batches_and_epilogues(host: jit.Host):
     check(_product(16, 18, 24, False, True, "bfloat16", 3), host=host)
     check(_product(16, 18, 25, True, False, "bfloat16", 2, 2), host=host)
@@ -92,7 +79,7 @@ def test_pairs_are_multiplied_where_the_cpu_does_so():
     assert "dpbf16ps" not in half.text and "dm_pack_float16" in half.text
 
 
-@on_every_host
+@on_every_half_host
 @pytest.mark.parametrize("size", [(32, 32, 32), (2, 3, 4)])
 def test_subnormal_operands_are_zeros(size: tuple[int, int, int], host: jit.Host):
     """In loops, in products of pairs and of float32, and in NumPy's kernel."""
@@ -116,7 +103,7 @@ def _wide_lower(i: Any, out: Spec, x: Any, y: Any) -> Any:
 WIDE = SmallOp("wide", lambda x, y: Spec((32, 32), float32), lower=_wide_lower)
 
 
-@on_every_host
+@on_every_half_host
 def test_only_what_says_so_is_flushed(host: jit.Host):
     x, y = np.full((32, 32), LEAST / 2, BF16), np.full((32, 32), 2.0**100, BF16)
     graph = Graph()
@@ -146,7 +133,7 @@ def test_what_the_user_casts_keeps_subnormal_numbers():
     assert (got == np.float32(32 * LEAST / 2 * 2.0**100)).all()
 
 
-@on_every_host
+@on_every_half_host
 def test_nan_and_infinity(host: jit.Host):
     x = np.ones((24, 24), BF16)
     y = np.ones((24, 24), BF16)

@@ -7,12 +7,13 @@ import gc
 import struct
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import dualmode as dm
 from dualmode_compiler.runtime import cpu, elf, jit, lljit, llvm
+from dualmode_compiler.runtime.bindings import Bindings
 
 needs_loader = pytest.mark.skipif(not elf.supported, reason="other platforms use LLVM's loader")
 LOADERS = [pytest.param(True, marks=needs_loader), False]
@@ -200,21 +201,44 @@ def test_identity_of_the_cpu():
         assert cpu.identity() == said
 
 
-@pytest.fixture
-def by_llvmlite(monkeypatch) -> None:
-    monkeypatch.setattr(llvm, "library", lambda: None)
-    dm.config.cache = False
+@pytest.fixture(params=[llvm.Library, Bindings], ids=["directly", "through llvmlite"])
+def library(request) -> Any:
+    if request.param is Bindings:
+        return Bindings()
+    file = llvm.file()
+    return llvm.Library(file) if file else pytest.skip("llvmlite is of another version")
 
 
-def test_the_host_is_what_llvm_says(by_llvmlite):
-    assert jit.host() == jit._host(*jit._describe())
+def test_the_host_is_what_llvm_says(library):
+    assert jit.host() == jit._host(*library.describe())
 
 
-def test_llvmlite_makes_the_same_code(by_llvmlite, monkeypatch):
-    texts, made = [VARIABLES, "define i64 @run() {\n ret i64 7\n}\n"], []
-    for library in (llvm._library, lambda: None):
-        monkeypatch.setattr(llvm, "library", library)
-        made.append(jit.compile_texts(texts))
-        with pytest.raises(RuntimeError, match="parsing error"):
-            jit.compile_text("define nothing")
-    assert made[0] == made[1]
+LOOP = """
+define i32 @f(i32 %x) {
+  %p = alloca i32
+  store i32 %x, ptr %p
+  br label %loop
+loop:
+  %y = load i32, ptr %p
+  %z = add i32 %y, 1
+  store i32 %z, ptr %p
+  %again = icmp ult i32 %z, 100
+  br i1 %again, label %loop, label %done
+done:
+  ret i32 %z
+}
+declare void @g()
+"""
+
+
+def test_both_ways_to_llvm_make_the_same_code(library):
+    target = (jit.host().triple, jit.host().cpu, jit.host().features)
+    plain = [library.object_code(*target, level, LOOP) for level in (0, 2)]
+    promoted = library.object_code(*target, 2, LOOP, "f")
+    assert len({*plain, promoted}) == 3
+    assert library.object_code(*target, 2, LOOP, "g") == plain[1]  # is declared only
+    other = Bindings()
+    assert plain == [other.object_code(*target, level, LOOP) for level in (0, 2)]
+    assert promoted == other.object_code(*target, 2, LOOP, "f")
+    with pytest.raises(RuntimeError, match="parsing error"):
+        library.object_code(*target, 2, "define nothing")

@@ -14,12 +14,13 @@ import dualmode as dm
 from dualmode import debugging
 from dualmode_compiler import driver, expr, passes
 from dualmode_compiler.cost import cost, repeated_cost
-from dualmode_compiler.expr import Axis, Buffer, Load, Reduce, walk
+from dualmode_compiler.expr import Axis, Buffer, Load, Reduce
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.loops import HostCall, Kernel
 from dualmode_compiler.lower import lower
 from dualmode_compiler.lowered import Lowered, at
 from dualmode_compiler.spec import Spec, float32, int64
+from dualmode_compiler.walks import walk
 from golden import check_golden
 from graphs import check, trace
 

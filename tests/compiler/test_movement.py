@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dualmode as dm
+from dualmode.ops.cumulative import CUMULATIVE_SUM
 from dualmode.ops.gather import SCATTER_ADD, SCATTER_SET
-from dualmode.ops.reduction import CUMULATIVE_SUM
 from dualmode_compiler import driver, folds, split
 from dualmode_compiler.expr import Axis
 from dualmode_compiler.graph import Graph

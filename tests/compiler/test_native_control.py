@@ -20,6 +20,7 @@ from dualmode_compiler.graph import TOKEN, Graph, Node
 from dualmode_compiler.interpret import Interpreter
 from dualmode_compiler.loops import Control, Copy
 from dualmode_compiler.runtime import jit
+from dualmode_compiler.runtime.bindings import promoted
 from graphs import Array, check, hosts, trace
 from ops import SmallOp
 
@@ -596,7 +597,8 @@ def test_numbers_of_a_loop_stay_in_registers():
     g.outputs = loop(g, body, [k, x], cond=cond, fixed=[n])
     program = driver.compile(g).native().program
     assert not program.kernels, "numbers are computed without calls"
-    text = jit.promoted(program.text, "run")
+    host = jit.host()
+    text = promoted(program.text, "run", host.triple, host.cpu, host.features)
     assert "alloca" in program.text and "alloca" not in text
     start = text.index("\nloop")
     inside = text[start : text.index("\ndone", start)]
@@ -672,7 +674,7 @@ def test_a_long_program_is_several_modules():
     back = trace(lambda s, q, e: dm.sum(q) + s * 0.5 + e, F, "float32[17,17]", F)
     (zero,) = add(g, lambda x: dm.sum(x) * 0.0, x)
     g.outputs = [count, last, *loop(g, back, [zero], scanned=[squares, sums], reverse=True)]
-    assert len(driver.compile(g).native().program.modules()) > 1
+    assert len(driver.compile(g).native().program.modules) > 1
     check(
         g,
         [*arrays(0), np.linspace(-1, 1, 31 * 17, dtype=np.float32).reshape(31, 17), *arrays(5)],

@@ -17,7 +17,7 @@ from dualmode_compiler.graph import Graph
 from dualmode_compiler.loops import Copy, HostCall, Kernel, Store
 from dualmode_compiler.lower import lower
 from dualmode_compiler.plan import ALIGN, Plan, plan, same_element
-from dualmode_compiler.spec import Spec, float32
+from dualmode_compiler.spec import Spec, float32, int64
 from graphs import check, trace
 
 Region = tuple[str, int, int]  # space, first byte, end
@@ -259,7 +259,7 @@ def test_same_element():
     assert same_element(*_kernel(i, i, (i,)))
     assert not same_element(*_kernel(i + 1, i, (i,)))
     assert not same_element(*_kernel(7 - i, i, (i,)))
-    assert not same_element(*_kernel(expr.const(0, expr.int64), i, (i,)))
+    assert not same_element(*_kernel(expr.const(0, int64), i, (i,)))
 
 
 def test_effects_keep_their_order_where_a_later_one_gives_the_result():

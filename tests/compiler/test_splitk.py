@@ -19,6 +19,10 @@ def _plain(x: Any, y: Any) -> list[Any]:
     return [dm.matmul(x, y, True)]
 
 
+def _halves(x: Any, y: Any) -> list[Any]:
+    return [dm.matmul(x, y, transpose_b=True)]
+
+
 def _followed(x: Any, y: Any, b: Any) -> list[Any]:
     z = dm.matmul(x, y, transpose_b=True) + b
     return [dm.maximum(z, 0), dm.sum(z, 0)]
@@ -26,11 +30,12 @@ def _followed(x: Any, y: Any, b: Any) -> list[Any]:
 
 GRAPHS: dict[str, tuple[Graph, int]] = {
     "weight gradient": (trace(_plain, "float32[9000,10]", "float32[9000,33]"), 10),
-    "no common divisor": (trace(_plain, "float32[8191,40]", "float32[8191,24]"), 26),
+    "no common divisor": (trace(_plain, "float32[8191,40]", "float32[8191,24]"), 15),
     "float64": (trace(_plain, "float64[4096,20]", "float64[4096,20]"), 5),
-    "batch": (trace(_plain, "float32[3,4096,16]", "float32[3,4096,16]"), 12),
+    "batch": (trace(_plain, "float32[3,4096,16]", "float32[3,4096,16]"), 8),
+    "pairs": (trace(_halves, "bfloat16[12,8191]", "bfloat16[40,8191]"), 13),
     "a row": (trace(_plain, "float32[70001,1]", "float32[70001,20]"), 5),
-    "epilogue": (trace(_followed, "float32[24,5003]", "float32[40,5003]", "float32[40]"), 17),
+    "epilogue": (trace(_followed, "float32[24,5003]", "float32[40,5003]", "float32[40]"), 8),
 }
 
 
@@ -57,6 +62,8 @@ def test_every_term_counts_once(name: str):
         if name == "epilogue":
             z = x @ y.T + arrays[2]
             want = [np.maximum(z, 0), z.sum(0)]
+        elif name == "pairs":
+            want = [(x @ y.T).astype(arrays[0].dtype)]
         else:
             want = [x.swapaxes(-1, -2) @ y]
         for got, exact in zip(executable.run(arrays)[0], want, strict=True):
@@ -79,17 +86,20 @@ def test_bits_do_not_depend_on_the_number_of_threads(name: str):
 
 def test_short_sums_and_large_results_are_left_whole():
     for results, terms in [(64, 500), (1 << 16, 1 << 16), (16, 4096), (1, 1 << 17)]:
-        assert splitk.parts(results, terms) == 1, (results, terms)
+        assert splitk.parts(results, terms) == (1, terms), (results, terms)
     (kernel,) = _kernels(driver.compile(trace(_plain, "float32[300,40]", "float32[300,40]")))
     assert kernel.contraction is not None
 
 
 @pytest.mark.parametrize("results", [1, 10, 256, 2560, 4096, 20_000])
 @pytest.mark.parametrize("terms", [5000, 65536, 100_003, 1 << 20])
-def test_parts_are_large_and_few(results: int, terms: int):
-    count = splitk.parts(results, terms)
+@pytest.mark.parametrize("unit", [1, 2])
+def test_parts_are_large_and_few(results: int, terms: int, unit: int):
+    count, size = splitk.parts(results, terms, unit)
     if count > 1:
         assert count <= splitk.PARTS
         assert terms // count >= splitk.TERMS
         assert results * (terms // count) >= splitk.WORK
         assert results * count <= splitk.ELEMENTS
+        assert size % unit == 0
+        assert 0 <= terms - count * size < count * unit

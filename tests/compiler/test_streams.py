@@ -127,7 +127,21 @@ def _with_totals(x: Any) -> list[Any]:
     return [dm.exp(x - most) / total, dm.sum(x, -1)]
 
 
+def _gradient(x: Any) -> Any:
+    labels = (dm.arange(x.shape[0], dtype="int64") * 37 - 5) % 256  # some of them none of a class
+    loss = dm.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return dm.grad(lambda x: loss(labels, x))(x)
+
+
 IN_FLIGHT = {"softmax": _softmax, "norm": _norm, "one pass before": _row, "totals": _with_totals}
+IN_FLIGHT["gradient"] = _gradient
+
+
+@pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("norm", False)])
+def test_rows_are_in_flight_where_there_is_much_to_compute(name: str, expected: bool):
+    text = driver.compile(trace(IN_FLIGHT[name], "float32[5000,200]")).native().program.text
+    assert _past(driver.compile(trace(IN_FLIGHT[name], "float32[5000,200]")))
+    assert ("@llvm.prefetch" in text) == expected
 
 
 @pytest.fixture
@@ -141,6 +155,7 @@ def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         emit(self, start, stop)
 
     monkeypatch.setattr(pipeline, "LEAST", 1)
+    monkeypatch.setattr(pipeline, "HEAVY", 0)
     monkeypatch.setattr(pipeline.Pipeline, "emit", counted)
     return made
 
@@ -172,3 +187,11 @@ def test_rows_in_flight_give_the_same_bits(
     for a, b in results:
         np.testing.assert_array_equal(a, b)
     assert in_flight == ([] if rows == 1 else in_flight[:1])
+
+
+def test_long_sums_ask_for_memory_ahead():
+    def text(n: int) -> str:
+        return driver.compile(trace(dm.sum, f"float32[{n}]")).native().program.text
+
+    assert "@llvm.prefetch" in text(10_000_000)
+    assert "@llvm.prefetch" not in text(1_000_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..spec import DType, bool_
@@ -30,17 +31,32 @@ def combine(w: Writer, kind: str, a: str, b: str, dtype: DType, lanes: int) -> s
     return apply(w, kind, [a, b], [dtype, dtype], dtype, lanes)
 
 
-def pairwise(w: Writer, kind: str, parts: list[str], dtype: DType, lanes: int) -> str:
-    """All of `parts`, neighbours first."""
+def beyond(w: Writer, kind: str, a: str, b: str, dtype: DType, lanes: int) -> str:
+    """The larger or the smaller one, in one instruction: `b` where `a` is NaN."""
+    order, values = "ogt" if kind == "maximum" else "olt", register_type(dtype, lanes)
+    better = w.emit(f"fcmp {order} {values} {a}, {b}")
+    mask = register_type(bool_, lanes)
+    return w.emit(f"select {mask} {better}, {values} {a}, {values} {b}")
+
+
+Combine = Callable[[Writer, str, str, str, DType, int], str]
+
+
+def pairwise(
+    w: Writer, kind: str, parts: list[str], dtype: DType, lanes: int, two: Combine = combine
+) -> str:
+    """All of `parts`, neighbours first. `two` combines two of them."""
     while len(parts) > 1:
         parts = [
-            combine(w, kind, *parts[k : k + 2], dtype, lanes) if k + 1 < len(parts) else parts[k]
+            two(w, kind, *parts[k : k + 2], dtype, lanes) if k + 1 < len(parts) else parts[k]
             for k in range(0, len(parts), 2)
         ]
     return parts[0]
 
 
-def across(w: Writer, kind: str, name: str, dtype: DType, lanes: int) -> str:
+def across(
+    w: Writer, kind: str, name: str, dtype: DType, lanes: int, two: Combine = combine
+) -> str:
     """The lanes of a vector combined by halves."""
     while lanes > 1:
         whole, half = register_type(dtype, lanes), lanes // 2
@@ -53,7 +69,7 @@ def across(w: Writer, kind: str, name: str, dtype: DType, lanes: int) -> str:
             else w.emit(f"extractelement {whole} {name}, i64 {first}")
             for first in (0, half)
         ]
-        name, lanes = combine(w, kind, parts[0], parts[1], dtype, half), half
+        name, lanes = two(w, kind, parts[0], parts[1], dtype, half), half
     return name
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from .. import expr
 from ..expr import Affine, Axis, Fold
 from ..folds import Scatter
 from ..loops import Kernel
 from ..spec import bool_
+from ..walks import substitute
 from .chunks import minimum, share
 from .combine import combine
 from .instructions import memory_type, register_type
@@ -63,7 +63,7 @@ class Update:
         self.outer, self.rest = kernel.axes[:k], kernel.axes[k + 1 :]
         self.order = (*self.outer, *self.fold.bound, *self.rest)
         self.buffer = store.buffer
-        self.offset = expr.substitute(store.offset, {form.axis: form.at})
+        self.offset = substitute(store.offset, {form.axis: form.at})
         self.size = store.buffer.spec.dtype.itemsize
         self.vector = self._vector_axis()
         extent = self.vector.extent if self.vector is not None else 1

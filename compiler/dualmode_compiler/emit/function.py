@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..alike import Forms
 from ..cost import Cost, kernel_cost
 from ..expr import Buffer
 from ..loops import HostCall, Kernel
+from ..records import dataclass
 from ..runtime.jit import Host
 from ..slots import Slots
 from ..spec import Spec
 from ..split import split
 from .jobs import Job, write
 from .kernel import Code, emit_kernel
+from .modules import Modules
+from .modules import split as functions
 from .values import Writer, memory_type
 
 MONOTONIC = 1  # the number of the clock that never jumps
+_NAME = re.compile(r"@([\w.]+)\(")
+_FACTOR = re.compile(r"(= mul (?:nuw |nsw )*i64 %[\w.]+, )(\d+)$", re.MULTILINE)
+FACTORS = 6  # the most that a function takes as arguments
+
+
+def _generic(function: str) -> tuple[str, str]:
+    """A function whose last arguments are the factors by which this one multiplies indices, and
+    these as arguments of a call."""
+    factors: list[str] = []
+
+    def argument(found: re.Match[str]) -> str:
+        factors.append(found[2])
+        return f"{found[1]}%by{len(factors)}"
+
+    text = _FACTOR.sub(argument, function)
+    if not 0 < len(factors) <= FACTORS:
+        return function, ""
+    end = text.index(")")
+    taken = "".join([f", i64 %by{k}" for k in range(1, len(factors) + 1)])
+    return f"{text[:end]}{taken}{text[end:]}", "".join([f", i64 {n}" for n in factors])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +146,17 @@ class Function:
         w: writes what follows.
         varying: addresses that are not the same all the time.
         data: constants of the module.
+        modules: where the functions go.
+        several: the program has more than one step. What a kernel alone saves, though little, is
+            worth the time to compile it well.
         signals: it looks for signals.
     """
 
-    def __init__(self, slots: Slots, host: Host, structured: bool) -> None:
+    def __init__(
+        self, slots: Slots, host: Host, structured: bool, modules: Modules, several: bool = True
+    ) -> None:
         self.slots, self.host, self.structured = slots, host, structured
+        self.modules, self.several = modules, several
         self.head: list[str] = []
         self.w = Writer()
         self.body = self.w.lines
@@ -246,13 +276,46 @@ class Function:
 
     def define(self, name: str, code: Code) -> str:
         """Kernels of the same text are compiled once."""
-        self.helpers.update(code.helpers)
         self.declarations |= code.declarations
+        self.modules.declare(code.declarations)
+        for helper, text in code.helpers.items():
+            self.help(helper, text)
         key = code.text.replace(f"@{name}(", "@(").replace(f"@{name}_", "@_")
         if key not in self.codes:
             self.codes[key] = name
-            self.texts.append(code.text)
+            *others, own = self._shared(name, code.text)
+            self.texts += [*others, own]
+            for other in others:
+                self.modules.add(other)
+            self.modules.add(own, code.quick and self.several)
         return self.codes[key]
+
+    def _shared(self, name: str, text: str) -> list[str]:
+        """The functions of `text`, of which the last one is the kernel `name`, without those that
+        differ from others of the program by no more than factors of indices, such as the distance
+        of rows. They take these as arguments."""
+        parts = functions(text)
+        kept: list[str] = []
+        for k, part in enumerate(parts):
+            own = _NAME.search(part)
+            assert own is not None
+            if own[1] == name:
+                kept.append(part)
+                continue
+            generic, factors = _generic(part)
+            known = self.codes.setdefault(generic.replace(f"@{own[1]}(", "@("), own[1])
+            if known == own[1]:
+                kept.append(generic)
+            call = re.compile(rf"(call void )@{own[1]}\(([^)]*)\)")
+            for n in range(k + 1, len(parts)):
+                parts[n] = call.sub(rf"\1@{known}(\2{factors})", parts[n])
+        return kept
+
+    def help(self, name: str, text: str) -> None:
+        """Define a function that several others may call."""
+        if name not in self.helpers:
+            self.helpers[name] = text
+            self.modules.add(text)
 
     def lines(self) -> list[str]:
         """The whole body of the function."""

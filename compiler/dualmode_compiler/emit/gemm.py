@@ -7,13 +7,15 @@ module that has the same tile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
+from ..records import dataclass
 from ..runtime.jit import Host
 from .pack import group, turned
 from .simd import Element, attributes
 from .writer import LoopWriter
+
+RUN = 8  # lines that are fetched in a row, a power of two
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Kernel:
         rows, vectors: the tile.
         masked: only the first `live` lanes of the last vector exist, in B and in C.
         by_rows: A[r, k] is at A + r*as + k; else at A + r + k*as.
-        fetch: in each step of K, a cache line is asked for that will be needed later: those at P,
-            P + ps, P + 2*ps, ...
+        fetch: in each step of K, a cache line is asked for that will be needed later: a `RUN` of
+            them from P on, ps apart; another one from pt after the last of these on; and so on.
         packs: "rows": every line of B is stored at P, P + ps, ... as well, for later panels.
             "columns": B[k, j] is at B + k + j*bs, k is a multiple of `group`, and the tile is one
             vector wide; what stands for missing columns in P is the last one.
@@ -51,24 +53,32 @@ class Kernel:
 
 ARGUMENTS = (
     "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add, "
-    "ptr %P, i64 %ps"
+    "ptr %P, i64 %ps, i64 %pt"
 )
 
 
 @cache
 def kernel(spec: Kernel, host: Host) -> str:
-    """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0), P, ps.
+    """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0), P, ps,
+    pt.
 
     Strides count elements. A turn is one rank-one step: with a dozen multiply-adds or more in it,
     longer turns are no faster, and they take longer to compile. Where B is packed, it is a group.
     """
-    body = _Body(spec)
+    body = Body(spec)
     w = body.w
     adding = w.emit("icmp ne i64 %add, 0")
-    zeros = (w.label, body.start(["zeroinitializer"] * len(body.tile)))
-    w.do(f"br i1 {adding}, label %resume, label %turn")
+    before = w.label
+    w.do(f"br i1 {adding}, label %resume, label %begin")
     w.block("resume")
-    loaded = (w.label, body.start(body.load_tile()))
+    loaded = body.load_tile()
+    w.do("br label %begin")
+
+    # a loop that is entered from one block has what stays the same computed there
+    w.block("begin")
+    kind = spec.element.vector
+    first = [w.emit(f"phi {kind} [ zeroinitializer, %{before} ], [ {x}, %resume ]") for x in loaded]
+    start = (w.label, body.start(first))
     w.do("br label %turn")
 
     w.block("turn")
@@ -77,7 +87,7 @@ def kernel(spec: Kernel, host: Host) -> str:
     w.do(f"%left.next = sub i64 %left, {body.steps}")
     w.do("%more = icmp ne i64 %left.next, 0")
     w.do("br i1 %more, label %turn, label %finish")
-    w.lines[phis:phis] = body.phis(zeros, loaded, turned)
+    w.lines[phis:phis] = body.phis(start, turned)
     w.block("finish")
     body.store_tile(turned[1][body.fixed :])
     w.do("ret void")
@@ -88,15 +98,15 @@ def kernel(spec: Kernel, host: Host) -> str:
 Incoming = tuple[str, list[str]]  # a block's label and the state on leaving it
 
 
-class _Body:
+class Body:
     """Pieces of a micro-kernel. Its state is a list: steps left, place in A, pointer into B, the
     line to fetch or to store if there is one, sums.
 
     The place in A is a pointer, or by rows the column's index: rows keep pointers of their own.
     """
 
-    def __init__(self, spec: Kernel) -> None:
-        self.spec, self.w = spec, LoopWriter()
+    def __init__(self, spec: Kernel, w: LoopWriter | None = None) -> None:
+        self.spec, self.w = spec, w or LoopWriter()
         self.turns = spec.packs == "columns"
         self.moves = spec.fetch or spec.packs is not None  # P is part of the state
         self.fixed = 3 + self.moves  # entries of the state ahead of the sums
@@ -149,13 +159,15 @@ class _Body:
         sums = (f"%c{r}.{v}" for r, v in self.tile)
         return ["%left", "%a", "%b", *["%p"] * self.moves, *sums]
 
-    def phis(self, *sources: Incoming) -> list[str]:
+    def types(self) -> list[str]:
         place = "i64" if self.spec.by_rows else "ptr"
         pointers = ["ptr"] * (self.fixed - 2)
-        types = ["i64", place, *pointers, *[self.spec.element.vector] * len(self.tile)]
+        return ["i64", place, *pointers, *[self.spec.element.vector] * len(self.tile)]
+
+    def phis(self, *sources: Incoming) -> list[str]:
         return [
             f"  {name} = phi {kind} " + ", ".join(f"[ {s[i]}, %{label} ]" for label, s in sources)
-            for i, (name, kind) in enumerate(zip(self.names(), types, strict=True))
+            for i, (name, kind) in enumerate(zip(self.names(), self.types(), strict=True))
         ]
 
     def turn(self, state: list[str]) -> list[str]:
@@ -169,9 +181,16 @@ class _Body:
                 w.do(f"call void @llvm.prefetch.p0(ptr {p[0]}, i32 0, i32 2, i32 1)")
             sums = self._update(a, line, sums)
             a = w.op("add", a, 1) if spec.by_rows else w.at(a, e.type, "%as")
-            p = [w.at(x, e.type, "%ps") for x in p]
+            p = [w.at(x, e.type, self._next_line() if spec.fetch else "%ps") for x in p]
         b = w.at(b, e.type, self.steps if self.turns else "%bs")
         return ["%left.next", a, b, *p, *sums]
+
+    def _next_line(self) -> str:
+        """How far from the line that is fetched now the next one is."""
+        w = self.w
+        done = w.op("sub", "%k", w.op("sub", "%left", 1))
+        ends = w.emit(f"icmp eq i64 {w.op('and', done, RUN - 1)}, 0")
+        return w.emit(f"select i1 {ends}, i64 %pt, i64 %ps")
 
     def _line(self, b: str) -> list[str]:
         """The vectors of a line of B."""

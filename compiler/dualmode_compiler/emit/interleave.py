@@ -5,13 +5,13 @@ for u: for v < 3: y[3*u + v] = x[v, u]  -->  three vectors along u, shuffled int
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..cost import CHUNK, PARALLEL
-from ..expr import Axis, Expr, Fold, Reduce, walk
+from ..expr import Axis, Expr, Fold, Reduce
 from ..loops import Kernel, Store
+from ..records import dataclass
 from ..spec import bool_
 from ..split import part
+from ..walks import walk
 from .chunks import minimum, share
 from .instructions import memory_type, register_type
 from .nest import Nest

@@ -7,8 +7,9 @@ equal ones are compiled once. So `run` goes through a table where there are many
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ..records import dataclass
 
 if TYPE_CHECKING:
     from .function import Function
@@ -92,7 +93,7 @@ class Job:
 def write(f: Function, jobs: Sequence[Job]) -> None:
     """Run `jobs`, one after the other."""
     if any(len(job.parts) > 1 for job in jobs):
-        f.helpers["dm_sweep"] = _SWEEP
+        f.help("dm_sweep", _SWEEP)
     count = sum(len(job.parts) for job in jobs)
     least = FEW if sum(job.work for job in jobs) >= MUCH * count else LEAST
     if count >= least and all(job.fixed for job in jobs):

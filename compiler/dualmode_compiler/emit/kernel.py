@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import field
 
 from .. import contract
 from ..contraction import is_plain
-from ..expr import Buffer, Expr, Load
+from ..expr import Buffer
 from ..folds import Scan, Scatter
 from ..loops import Contraction, Kernel
+from ..records import dataclass
 from ..runtime.jit import Host
+from .epilogue import epilogues
 from .fold import Update
-from .instructions import memory_type
 from .interleave import Interleave, short
-from .levels import Value, iota
 from .nest import Nest
 from .rows import Loops
 from .scan import Prefix
 from .transpose import Tiles, turned
+
+LONG = 128  # turns of a micro-kernel beside which it does not matter how its arguments are computed
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class Code:
         helpers: shared functions by name, defined once a module.
         declarations: of the intrinsics used.
         scratch: bytes of scratch memory the kernel wants; its pointer follows the buffers'.
+        quick: `@name` does no more than call others that take long.
     """
 
     text: str
@@ -39,6 +43,7 @@ class Code:
     helpers: dict[str, str] = field(default_factory=dict)
     declarations: set[str] = field(default_factory=set)
     scratch: int = 0
+    quick: bool = False
 
 
 def attributes(host: Host) -> str:
@@ -81,150 +86,31 @@ def _function(signature: str, nest: Nest, host: Host) -> str:
     )
 
 
-def _pointers(nest: Nest, buffers: list[Buffer], first: int = 0) -> None:
+def _pointers(nest: Nest, buffers: list[Buffer]) -> None:
     nest.w.lines = nest.lines
-    for k, b in enumerate(buffers, first):
+    for k, b in enumerate(buffers):
         slot = nest.w.emit(f"getelementptr ptr, ptr %bufs, i64 {k}")
         nest.pointers[b] = nest.w.emit(f"load ptr, ptr {slot}")
 
 
-# --- contractions -------------------------------------------------------------------------------
-
-
 def _contraction(kernel: Kernel, c: Contraction, name: str, host: Host) -> Code:
+    epilogue, of_sums = epilogues(kernel, c, name, host)
+    sums = None if c.sums is None else of_sums.name
+    left = None if c.left is None else f"{name}_left"
     if is_plain(kernel):
-        code = contract.emit(name, c.gemm, host, None, c.cut)
-        buffers = [c.a, c.b, (kernel.stores[0].buffer, 0)]
-        return Code(code.text, buffers, code.chunks, dict(code.helpers))
-    outside = _outside([s.value for s in kernel.stores], c.reduce)
-    read = sorted({e.buffer for e in outside if isinstance(e, Load)}, key=str)
-    extra = list(dict.fromkeys([*kernel.writes(), *read]))
-    code = contract.emit(name, c.gemm, host, f"{name}_epilogue", c.cut)
-    epilogue, declarations = _epilogue(kernel, c, f"{name}_epilogue", extra, host, code.widths)
-    buffers = [c.a, c.b, *((b, 0) for b in extra)]
-    return Code(epilogue + code.text, buffers, code.chunks, dict(code.helpers), declarations)
-
-
-def _epilogue(
-    kernel: Kernel,
-    c: Contraction,
-    name: str,
-    buffers: list[Buffer],
-    host: Host,
-    widths: tuple[int, int],
-) -> tuple[str, set[str]]:
-    """What happens to each finished tile: the kernel's stores, with the tile as the contraction.
-
-    Args:
-        widths: see `product.Code`.
-    """
-    nest = Nest(host, {})
-    _pointers(nest, buffers, first=2)
-    _Tile(nest, kernel, c, widths).emit()
-    arguments = "ptr %bufs, i64 %batch, i64 %i0, i64 %j0, i64 %mr, i64 %nr, ptr %tile, i64 %ldt"
-    return _function(f"@{name}({arguments})", nest, host), nest.w.declarations
-
-
-def _outside(roots: list[Expr], stop: Expr) -> list[Expr]:
-    """Subexpressions reached without passing through `stop`."""
-    from ..expr import operands
-
-    seen: dict[Expr, None] = {}
-    stack = list(roots)
-    while stack:
-        e = stack.pop()
-        if e is not stop and e not in seen:
-            seen[e] = None
-            stack.extend(operands(e))
-    return list(seen)
-
-
-class _Tile:
-    def __init__(self, nest: Nest, kernel: Kernel, c: Contraction, widths: tuple[int, int]) -> None:
-        self.nest, self.kernel, self.c = nest, kernel, c
-        self.multiple, self.most = widths
-        widest = max(b.spec.dtype.itemsize for b in kernel.writes())
-        self.lanes = nest.host.vector_bytes // max(widest, c.gemm.dtype.itemsize)
-
-    def emit(self) -> None:
-        nest = self.nest
-        rest = "%batch"
-        for axis in reversed(self.c.batch):
-            nest.w.lines = nest.lines
-            at = nest.w.emit(f"urem i64 {rest}, {axis.extent}")
-            rest = nest.w.emit(f"udiv i64 {rest}, {axis.extent}")
-            nest.open(nest.inherit(nest.levels[-1].block), axis, at)
-        nest.loop("0", "%mr", 1, self._row)
-
-    def _row(self, index: str, _: list[str]) -> list[str]:
-        nest, c, w = self.nest, self.c, self.nest.w
-        w.lines = nest.levels[-1].block.lines
-        at = w.emit(f"add nuw nsw i64 %i0, {index}")
-        start = w.emit(f"mul nuw nsw i64 {index}, %ldt")
-        kind = memory_type(c.gemm.dtype, 1)
-        row = w.emit(f"getelementptr {kind}, ptr %tile, i64 {start}")
-        if c.m is None:
-            self._columns(row)
-        else:
-            nest.scope(c.m, at, lambda: self._columns(row))
-        return []
-
-    def _columns(self, row: str) -> None:
-        nest, w, lanes = self.nest, self.nest.w, self.lanes
-        here = nest.levels[-1].block
-        w.lines = here.lines
-
-        def full(index: str, _: list[str]) -> list[str]:
-            self._vector(row, index, None)
-            return []
-
-        if self.multiple % lanes == 0:
-            nest.loop("0", "%nr", lanes, full)
-            return
-        whole = "0"
-        if self.most >= lanes:
-            whole = w.emit(f"and i64 %nr, {-lanes}")
-            some = w.emit(f"icmp ne i64 {whole}, 0")
-
-            def all_full() -> None:
-                nest.loop("0", whole, lanes, full)
-
-            nest.when(some, all_full)
-
-        def tail() -> None:
-            w.lines = nest.levels[-1].block.lines
-            count = w.emit(f"sub i64 %nr, {whole}")
-            kind = f"<{lanes} x i64>"
-            first = w.emit(f"insertelement {kind} poison, i64 {count}, i64 0")
-            every = w.emit(
-                f"shufflevector {kind} {first}, {kind} poison, <{lanes} x i32> zeroinitializer"
-            )
-            self._vector(row, whole, w.emit(f"icmp ult {kind} {iota(lanes)}, {every}"))
-
-        if self.most < lanes:
-            tail()
-            return
-        w.lines = nest.levels[-1].block.lines
-        left = w.emit(f"icmp ult i64 {whole}, %nr")
-        nest.when(left, tail)
-
-    def _vector(self, row: str, index: str, mask: str | None) -> None:
-        nest, c, w, lanes = self.nest, self.c, self.nest.w, self.lanes
-        assert c.n is not None
-        w.lines = nest.levels[-1].block.lines
-        at = w.emit(f"add nuw nsw i64 %j0, {index}")
-
-        def body() -> None:
-            level = nest.levels[-1]
-            w.lines = level.block.lines
-            kind = memory_type(c.gemm.dtype, lanes)
-            place = w.emit(f"getelementptr {memory_type(c.gemm.dtype, 1)}, ptr {row}, i64 {index}")
-            align = c.gemm.dtype.itemsize
-            nest.memo[c.reduce] = Value(w.emit(f"load {kind}, ptr {place}, align {align}"), lanes)
-            level.names.append(c.reduce)
-            for s in self.kernel.stores:
-                nest.value(s.value)
-            for s in self.kernel.stores:
-                nest.store(s.buffer, s.offset, s.value)
-
-        nest.scope(c.n, at, body, lanes, mask)
+        code = contract.emit(name, c.gemm, host, None, c.cut, sums, left)
+        text = code.text
+    else:
+        mixed = epilogue if epilogue.mixing else None
+        code = contract.emit(name, c.gemm, host, epilogue.name, c.cut, sums, left, mixed)
+        text = epilogue.function(code.widths) + code.text
+    if sums is not None:
+        text = of_sums.function(code.widths) + text
+    if left is not None:
+        text = epilogue.prologue(left) + text
+    buffers = [c.a, c.b, *((b, 0) for b in epilogue.extra)]
+    declarations = epilogue.declarations | of_sums.declarations
+    own = code.text[code.text.rindex(f"@{name}(") :]
+    long = c.gemm.k >= LONG or epilogue.mixing != ""
+    quick = long and re.search(r"<\d+ x ", own) is None
+    return Code(text, buffers, code.chunks, dict(code.helpers), declarations, quick=quick)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..expr import Axis, Expr
+from ..records import dataclass
 from .instructions import Writer
 
 UNROLL = 8  # loops of at most this many iterations are written out
@@ -90,7 +91,6 @@ class Levels:
         self.at: dict[Axis, str] = {}
         self.memo: dict[Expr, Value] = {}
         self.bases: dict[Expr, str] = {}
-        self._labels = 0
 
     @property
     def lines(self) -> list[str]:
@@ -98,8 +98,8 @@ class Levels:
         return self.levels[0].block.lines
 
     def label(self, stem: str) -> str:
-        self._labels += 1
-        return f"{stem}{self._labels}"
+        """A new label, of all that share the writer."""
+        return stem + self.w.fresh()[1:]
 
     def open(self, level: Level, axis: Axis | None, at: str) -> None:
         self.levels.append(level)

@@ -5,20 +5,20 @@ Graphs that nodes own are blocks of the same function.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import field
 
 from ..loops import Control, HostCall
 from ..plan import Plan
+from ..records import dataclass
 from ..runtime import signals
 from ..runtime.jit import Host
 from ..slots import Slots
 from .control import emit_steps
 from .function import Function
 from .kernel import attributes
+from .modules import Modules
 from .steps import Scope
-
-SHARE = 500  # lines of text that are worth a module of their own
-MODULES = 4  # the most: more than cores, so that none waits long for the last one
 
 
 @dataclass(slots=True)
@@ -29,6 +29,7 @@ class Program:
         declarations: of intrinsics and the pool.
         functions: definitions, `@run` last.
         data: constants that `@run` reads.
+        modules: the same as several modules, which can be compiled at the same time.
         calls: host calls by number, as the callback gets it.
         chunked: kernels that may run in parallel.
         work: estimated cost of one run, in additions.
@@ -41,6 +42,7 @@ class Program:
     declarations: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
     chunked: int = 0
     kernels: int = 0
     work: float = 0
@@ -53,48 +55,24 @@ class Program:
         """All of it as one module."""
         return "\n".join([*self.declarations, *self.data, *self.functions])
 
-    def modules(self) -> list[str]:
-        """The same as modules of about equal length, which can be compiled at the same time."""
-        functions = [f for text in self.functions for f in _split(text)]
-        count = min(MODULES, sum(f.count("\n") for f in functions) // SHARE)
-        if count < 2:
-            return [self.text]
-        parts: list[list[str]] = [[] for _ in range(count)]
-        lengths = [0] * count
-        for function in sorted(functions, key=len, reverse=True):
-            k = lengths.index(min(lengths))
-            parts[k].append(function.replace("define internal", "define", 1))
-            lengths[k] += len(function)
-        run = functions[-1]
-        declared = [[_declare(f) for f in part] for part in parts]
-        return [
-            "\n".join(
-                [
-                    *self.declarations,
-                    *(self.data if run in part else ()),
-                    *(d for other, there in enumerate(declared) if other != k for d in there),
-                    *part,
-                ]
-            )
-            for k, part in enumerate(parts)
-        ]
 
+def emit_main(
+    plan: Plan,
+    slots: Slots,
+    host: Host,
+    timed: bool = False,
+    take: Callable[[str, str], object] | None = None,
+) -> Program:
+    """The program of `plan`. Where it is `timed`, it takes the time before and after each step.
 
-def _split(text: str) -> list[str]:
-    """The functions that `text` defines, one by one."""
-    return [f"{f}\n}}" for f in text.strip().removesuffix("\n}").split("\n}\n")]
-
-
-def _declare(function: str) -> str:
-    """The declaration of a function, from its definition."""
-    head = function[: function.index(")") + 1]
-    return head.replace("define", "declare", 1)
-
-
-def emit_main(plan: Plan, slots: Slots, host: Host, timed: bool = False) -> Program:
-    """The program of `plan`. Where it is `timed`, it takes the time before and after each step."""
+    Args:
+        take: is given each module as soon as it is complete, and the function whose variables LLVM
+            has to put in registers, or nothing.
+    """
     structured = any(isinstance(s, Control) for s in plan.steps)
-    f = Function(slots, host, structured)
+    promote = "run" if structured else ""
+    modules = Modules(lambda text: take and take(text, promote))
+    f = Function(slots, host, structured, modules, len(plan.steps) > 1)
     tables = {"param": slots.params, "output": slots.outputs}
     scope = Scope(f, plan, lambda kind, k: f.base(tables[kind][k]), outermost=True)
     emit_steps(scope, timed)
@@ -116,11 +94,16 @@ def emit_main(plan: Plan, slots: Slots, host: Host, timed: bool = False) -> Prog
     if f.signals:
         declarations += signals.DECLARATIONS
         functions.insert(0, signals.CHECK)
+        modules.add(signals.CHECK)
+    modules.declare(declarations)
+    modules.add(run)
+    modules.finish(f.data)
     return Program(
         calls=t.calls,
         declarations=declarations,
         functions=functions,
         data=f.data,
+        modules=modules.texts,
         chunked=t.chunked,
         kernels=t.kernels,
         work=t.work,

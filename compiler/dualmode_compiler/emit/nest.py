@@ -10,11 +10,11 @@ number of threads.
 
 from __future__ import annotations
 
-from .. import expr
 from ..expr import Affine, Apply, Axis, Buffer, Const, Expr, Fold, Load, Reduce
+from ..index import affine
 from ..runtime.jit import Host
 from ..spec import DType, bool_, int64
-from . import rare
+from . import onelane, rare
 from .instructions import apply, literal, memory_type, register_type, splat
 from .levels import Level, Levels, Value, iota
 from .strided import FARTHEST, strided
@@ -37,7 +37,9 @@ class Nest(Levels):
         # values to load from a row, at that axis times that step
         self.rows: dict[Expr, tuple[str, Axis, int]] = {}
         self.streaming: set[Buffer] = set()  # where whole vectors are stored past the caches
-        self.ahead: dict[Load, int] = {}  # loads that prefetch, and how many elements ahead
+        # loads that prefetch, and how many elements ahead: to the first and second level of caches
+        self.ahead: dict[Load, int] = {}
+        self.far_ahead: dict[Load, int] = {}
 
     def extent(self, axis: Axis) -> str:
         """The number of values of a bound axis."""
@@ -45,6 +47,10 @@ class Nest(Levels):
 
     def _level(self, x: Expr) -> int:
         return max((self.depth[a] for a in x.axes), default=0)
+
+    def scope_of(self, x: Expr) -> Level:
+        """The level that `x` is computed at."""
+        return self.levels[self._level(x)]
 
     def _to(self, level: int) -> Level:
         found = self.levels[level]
@@ -92,6 +98,9 @@ class Nest(Levels):
             wide = self._expand(x)
             if wide is not x:
                 return (wide,)
+            one = onelane.compared(self, x)
+            if one is not None:
+                return onelane.needed(*one)
             return rare.known(x) if x.fn == "rarely" else x.args
         if isinstance(x, Affine):
             return tuple(a for a, _ in x.terms if not isinstance(a, Axis))
@@ -125,6 +134,11 @@ class Nest(Levels):
             return self.memo[wide]
         if x.fn == "rarely":
             return Value(self._rarely(x, level, lanes), lanes)
+        one = onelane.compared(self, x)
+        if one is not None:
+            value, first = self.vector(one[0], 1), self.base(one[1])
+            self._to(level)
+            return Value(onelane.mask(self, x.fn, value, first, lanes), lanes)
         args = [self.vector(a, lanes) for a in x.args]
         self._to(level)
         kinds = [a.dtype for a in x.args]
@@ -133,8 +147,6 @@ class Nest(Levels):
     def _rarely(self, x: Apply, level: int, lanes: int) -> str:
         names = [self.vector(a, lanes) for a in rare.known(x)]
         self._to(level)
-        if lanes == 1:
-            return rare.both(self.w, x, names, lanes)
         return rare.branch(self, self.levels[level].block, x, names, lanes)
 
     # --- addresses --------------------------------------------------------------------------------
@@ -148,7 +160,7 @@ class Nest(Levels):
         if x in self.bases:
             return self.bases[x]
         *rest, (atom, coef) = sorted(x.terms, key=lambda t: self._level(t[0]))
-        before = self.base(expr.affine(rest, x.const))
+        before = self.base(affine(rest, x.const))
         term = self.base(atom)
         level = self._level(x)
         self._to(level)
@@ -168,7 +180,7 @@ class Nest(Levels):
             self._to(level)
             return self.w.emit(f"add {kind} {start}, {iota(lanes)}")
         assert isinstance(x, Affine)
-        fixed = expr.affine(((a, c) for a, c in x.terms if scope.vector not in a.axes), x.const)
+        fixed = affine(((a, c) for a, c in x.terms if scope.vector not in a.axes), x.const)
         total = self.vector(fixed, lanes)
         for atom, coef in x.terms:
             if scope.vector in atom.axes:
@@ -210,15 +222,18 @@ class Nest(Levels):
             return Value(self.from_memory(out, dtype, lanes), lanes)
         place = self.address(x.buffer, index)
         self._to(level)
-        if lanes > 1 and scope.mask is None and x in self.ahead:
+        if lanes > 1 and scope.mask is None:
             self._prefetch(x, place)
         out = self.read(dtype, place, lanes, scope.mask)
         return Value(self.from_memory(out, dtype, lanes), lanes)
 
     def _prefetch(self, x: Load, place: str) -> None:
         element = memory_type(x.dtype, 1)
-        later = self.w.emit(f"getelementptr {element}, ptr {place}, i64 {self.ahead[x]}")
-        self._intrinsic("void @llvm.prefetch.p0", f"ptr {later}, i32 0, i32 3, i32 1")
+        for wanted, locality in ((self.ahead, 3), (self.far_ahead, 2)):
+            if x in wanted:
+                later = self.w.emit(f"getelementptr {element}, ptr {place}, i64 {wanted[x]}")
+                given = f"ptr {later}, i32 0, i32 {locality}, i32 1"
+                self._intrinsic("void @llvm.prefetch.p0", given)
 
     def read(self, dtype: DType, place: str, lanes: int, mask: str | None) -> str:
         """`lanes` neighbours from `place`, as they are in memory."""

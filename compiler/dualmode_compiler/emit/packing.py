@@ -28,7 +28,7 @@ class Packing:
         units: the types in which strides of A and B count.
         width: columns of a micro-tile.
         tile_size: elements of a packed micro-tile of B.
-        ldp: elements from one column of a packed panel to the next.
+        ldp: elements from one column of a packed panel to the next; of a gathered A, from one row.
         helpers: IR of the functions that are called, by name.
     """
 
@@ -46,13 +46,17 @@ class Packing:
         self.units, self.helpers = units, helpers
         self.width = t.vectors * e.lanes
         self.tile_size = min(t.depth, g.k) * self.width
-        self.ldp = -(-t.tallest // e.lanes) * e.lanes
+        self.gathers = t.pack_a == "gathered"
+        long = g.k + e.lanes if self.gathers else t.tallest
+        self.ldp = -(-long // e.lanes) * e.lanes
 
     def sizes(self) -> dict[str, int]:
         """Elements of memory that packed operands take, by name."""
         t, g = self.t, self.g
         found: dict[str, int] = {}
-        if t.pack_a:
+        if self.gathers:
+            found["panels"] = g.m * self.ldp
+        elif t.pack_a:
             found["panels"] = min(t.depth, g.k) * self.ldp * -(-t.panels_packed // t.abreast)
         if t.pack_b:
             found["strips"] = self.tile_size * -(-min(t.columns, g.n) // self.width)
@@ -82,6 +86,9 @@ class Packing:
     def panel(self, number: str) -> str:
         """Where panel `number` of those that are packed together is."""
         w, t = self.w, self.t
+        if self.gathers:
+            row, _, _ = self.rows_of(number)
+            return w.at("%panels", self.e.type, w.op("mul", row, self.ldp))
         strip = w.op("mul", w.op("udiv", number, t.abreast), min(t.depth, self.g.k) * self.ldp)
         place = w.op("mul", w.op("urem", number, t.abreast), t.rows)
         return w.at("%panels", self.e.type, w.op("add", strip, place))
@@ -104,6 +111,9 @@ class Packing:
     def pack_a(self, a: str, k0: str, length: str | int, p0: str, p1: str) -> None:
         """Pack the panels from `p0` to `p1` of A, at `a`: `length` columns from column `k0` on."""
         w, t, e, g = self.w, self.t, self.e, self.g
+        if self.gathers:
+            self._gather(a)
+            return
         with self._pages(t.pack_a, length) as (k, count), w.loop(p0, p1, t.abreast) as p:
             row, rows, is_tall = self.rows_of(p)
             if t.abreast > 1:  # several share a strip
@@ -119,6 +129,16 @@ class Packing:
                     strip = w.at(source, self.units[0], first * g.a[0])
                     left = str(int(rows) - first) if rows.isdigit() else w.op("sub", rows, first)
                     self._pack(0, strip, left, steps, w.at(target, e.type, first), self.ldp)
+
+    def _gather(self, a: str) -> None:
+        """Each row of A for itself; the elements of a column are side by side."""
+        w, e, g = self.w, self.e, self.g
+        with w.loop(0, g.k) as k:
+            column, target = w.at(a, e.type, w.op("mul", k, g.a[1])), w.at("%panels", e.type, k)
+            for i in range(g.m):
+                x = w.emit(f"load {e.type}, ptr {w.at(column, e.type, i)}, align {e.size}")
+                place = w.at(target, e.type, i * self.ldp)
+                w.do(f"store {e.type} {x}, ptr {place}, align {e.size}")
 
     @contextmanager
     def _pages(self, mode: str | None, length: str | int) -> Iterator[tuple[str, str | int]]:

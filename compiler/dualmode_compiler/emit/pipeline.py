@@ -5,18 +5,23 @@ for i: a = max(x[i, r] for r); b = sum(f(x[i, r], a) for r); for j: y[i, j] = f(
 for t: for j: a' = max(a', x[t, j]); b' += f(x[t - 1, j], a); y[t - 2, j] = f(x[t - 2, j], a) / b
 
 So the memory is busy while the processor computes: the last pass of one row stores while the first
-pass of a later one loads. A total is passed on from one turn of the loop to the next, as are rows
-of values that are kept for a later pass. At both ends of the rows, passes go over a row that is not
-theirs: what the last one stores then goes to a row of scratch memory.
+pass of a later one loads. Where there is little to compute, memory is kept busier by one pass after
+the other, as hardware prefetchers follow those best.
+
+A total is passed on from one turn of the loop to the next, as are rows of values that are kept for
+a later pass. At both ends of the rows, passes go over a row that is not theirs: what the last one
+stores then goes to a row of scratch memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..expr import Axis, Expr, Fold, Reduce, substitute, walk
+from ..cost import operations
+from ..expr import Axis, Expr, Fold, Reduce
 from ..loops import Kernel, Store, loads
 from ..spec import DType
+from ..walks import substitute, walk
 from .chunks import minimum
 from .levels import Value
 from .nest import Nest
@@ -25,10 +30,11 @@ from .resident import Row
 from .streams import Stream
 from .values import Writer, literal, memory_type, register_type
 
-AHEAD = 2048  # bytes ahead that the first pass asks memory for
+AHEAD, FAR = 2048, 8192  # bytes ahead that the first pass asks for: from a cache, from memory
 LARGEST = 1 << 15  # bytes of a row: those in flight should stay in the second level of the caches
 APART = 1344  # bytes, modulo 4096, from one row of kept values to the next
 LEAST = 16  # rows of a chunk from which it pays
+HEAVY = 12  # additions for each element, in all passes, from which it pays
 SLACK = 16  # elements before and after the scratch row that masked vectors may span
 
 
@@ -59,7 +65,10 @@ def fits(nest: Nest, kernel: Kernel, lanes: int, stores: Sequence[Store], rows: 
     size = column.extent * stores[0].buffer.spec.dtype.itemsize
     folds = [Accumulation(nest, e, 1) for e in found]
     alike = all(f.across and (f.lanes, f.count) == (lanes, folds[0].count) for f in folds)
-    return alike and size <= LARGEST and column.extent >= 8 * lanes and rows >= LEAST
+    work = operations([s.value for s in kernel.stores], kernel.axes)
+    heavy = work >= HEAVY * kernel.axes[0].extent * column.extent
+    long = column.extent >= 8 * lanes and size <= LARGEST
+    return alike and heavy and long and rows >= LEAST
 
 
 class Pipeline:
@@ -182,6 +191,7 @@ class Pipeline:
             for x in loads(of_row.body):
                 if nest.stride(x.index[0], of_row.bound[0]) == 1:
                     nest.ahead[x] = AHEAD // x.dtype.itemsize
+                    nest.far_ahead[x] = FAR // x.dtype.itemsize
         return Accumulation(nest, of_row, 1)
 
     def _target(self, early: str) -> str:

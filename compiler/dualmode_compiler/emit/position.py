@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from .. import expr
 from ..cost import operations
-from ..expr import Axis, Reduce, int64
-from ..spec import DType, bool_, int32
+from ..expr import Axis, Reduce
+from ..index import ravel
+from ..spec import DType, bool_, int32, int64
 from .combine import across, combine, identity, pairwise
 from .instructions import apply, literal, register_type
 from .levels import Value, iota, mask_text
@@ -94,7 +94,7 @@ class Down(Order):
 
     def _step(self, pair: list[str]) -> list[str]:
         nest, x, lanes = self.nest, self.x, self.lanes
-        flat = expr.ravel(x.bound, [a.extent for a in x.bound])
+        flat = ravel(x.bound, [a.extent for a in x.bound])
         value, at = nest.vector(x.body, lanes), nest.value(flat).name
         self.here()
         if self.index is not int64:
@@ -241,12 +241,13 @@ class Across(Order):
         return found
 
     def _hit(self, at: str, mask: str | None, wanted: str, found: str) -> str:
-        """`found`, or if that is -1 the first lane from `at` on that holds `wanted`."""
+        """`found`, or if that is -1 the first lane from `at` on that holds `wanted`.
+
+        Lanes that `mask` leaves out come after all others, one of which holds it: they never count.
+        """
         value = self._value(at, mask)
         w, lanes = self.nest.w, self.lanes
         hits = self.same(value, wanted)
-        if mask is not None:
-            hits = w.emit(f"and <{lanes} x i1> {hits}, {mask}")
         bits = w.emit(f"bitcast <{lanes} x i1> {hits} to i{lanes}")
         some = w.emit(f"icmp ne i{lanes} {bits}, 0")
         wide = bits if lanes == 64 else w.emit(f"zext i{lanes} {bits} to i64")

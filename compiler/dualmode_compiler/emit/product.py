@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from ..halves import element_of, in_steps
+from ..records import dataclass
 from ..runtime.jit import Host
-from ..tiling import LARGE, Gemm, Tiling, is_flipped, tiling
+from ..tiling import Gemm, Tiling, is_flipped, tiling
 from .dot import COLUMNS as DOT_COLUMNS
-from .dot import dot, dot_name
-from .gemm import Kernel, kernel
 from .packing import Packing
+from .panels import NEAR, Panel, Panels
 from .simd import attributes
+from .sums import summing, summing_name
 from .writer import LoopWriter
 
 
@@ -41,23 +41,7 @@ class Code:
     widths: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """Operands of a panel: A, B, C, C's row stride, steps of K, whether to add, which height; the
-    part of B that comes next, and the number of the panel's first line of it."""
-
-    a: str
-    b: str
-    c: str
-    ldc: int
-    length: str | int
-    add: str
-    is_tall: str | None
-    following: str
-    line: str
-
-
-class Product:
+class Product(Panels):
     """Writes one product. Methods go from the outermost loop inwards.
 
     Some products are written as the transposed ones (`is_flipped`).
@@ -70,15 +54,22 @@ class Product:
         host: Host,
         epilogue: str | None,
         cut: Tiling | None = None,
+        sums: str | None = None,
+        left: str | None = None,
     ) -> None:
         self.flipped = is_flipped(g, host)
         if self.flipped:
+            assert sums is None and left is None  # they are rows of this product's operands
             g = g.transposed()
         self.flops = 2 * g.macs
         self.t = cut or tiling(g, host, epilogue is not None)
-        self.name, self.host, self.epilogue = name, host, epilogue
-        self.g = g = in_steps(g, host)
+        self.name, self.host, self.epilogue, self.sums, self.left = name, host, epilogue, sums, left
+        g = in_steps(g, host)
         self.e = element_of(g, host)
+        if left:  # rows of A, as many as a panel has, in memory of their own
+            lanes = self.e.lanes
+            g = replace(g, a=((-(-min(self.t.depth, g.k) // lanes) + 1) * lanes, 1))
+        self.g = g
         loose = g.half.loose if g.half else (False, False)
         # The types in which strides of A, B and C count.
         self.units = (*("i16" if x else self.e.type for x in loose), self.e.type)
@@ -93,7 +84,9 @@ class Product:
         scattered = self.flipped and g.c != 1
         self.scratch = epilogue is not None or not fits or scattered or self.t.dots
         self.stretches = -(-g.k // self.t.depth)
-        self.fetch = self.t.fetch and self.stretches > 1
+        self.fetch = self.t.fetch
+        # How many micro-tiles of a panel fetch what the next panel needs.
+        self.near = (2 if self.t.by_rows else 1) * (self.t.columns >= NEAR * self.width)
 
     def emit(self) -> Code:
         w, g, t = self.w, self.g, self.t
@@ -132,11 +125,28 @@ class Product:
         unit = max(lanes, DOT_COLUMNS) if t.dots else lanes
         wide = -(-min(t.columns, self.g.n) // unit) * unit
         self.ldt = wide + lanes if wide > lanes else wide
-        high = t.tallest * (t.panels_per_block if self.stretches > 1 else 1)
         if self.scratch:
+            high = t.tallest * self._memories()
             self._alloca("tile", high * self.ldt + max(lanes, DOT_COLUMNS))
         for name, size in self.packing.sizes().items():
             self._alloca(name, size)
+        if self.sums:
+            self._alloca("sums", wide)
+        if self.left:
+            self._alloca("left", t.tallest * self.g.a[0])
+
+    def _memories(self) -> int:
+        """How many panels of C there is memory for beside C."""
+        return self.t.panels_per_block if self.stretches > 1 else 1
+
+    def _memory(self, p: str, p0: str) -> str:
+        """Which of them panel `p` of the block has whose first one is `p0`."""
+        return self.w.op("sub", p, p0) if self.stretches > 1 else "0"
+
+    def _tile_at(self, p: str, p0: str) -> str:
+        """Where panel `p` of C is computed, beside C."""
+        place = self.w.op("mul", self._memory(p, p0), self.t.tallest * self.ldt)
+        return self.w.at("%tile", self.e.type, place)
 
     def _alloca(self, name: str, size: int) -> None:
         self.allocas.append(f"  %{name} = alloca [{size} x {self.e.type}], align 64")
@@ -150,6 +160,7 @@ class Product:
         self.flat = w.op("udiv", rest, self.down)
         self.a, self.b, self.c = self._batch(self.flat)
         self._columns_of(jb)
+        self.on_top = w.emit(f"icmp eq i64 {ib}, 0") if self.sums else ""
         p0 = w.op("mul", ib, t.panels_per_block)
         p1: str | int = t.panels
         if self.down > 1:
@@ -160,6 +171,12 @@ class Product:
             with w.loop(0, g.k, t.depth) as k0:
                 length = w.minimum(w.op("sub", g.k, k0), t.depth)
                 self._stretch(k0, length, p0, p1)
+        if self.sums:
+            with w.when(self.on_top):
+                w.do(
+                    f"call void @{self.sums}(ptr %bufs, i64 0, i64 0, i64 {self.j0}, i64 1, "
+                    f"i64 {self.columns}, ptr %sums, i64 0)"
+                )
 
     def _columns_of(self, jb: str) -> None:
         """What block column `jb` has: micro-tiles are shared out evenly, the first get one more."""
@@ -194,20 +211,15 @@ class Product:
 
     def _stretch(self, k0: str, length: str | int, p0: str, p1: str | int) -> None:
         """The product over one stretch of K, panel by panel."""
-        w, t, g = self.w, self.t, self.g
-        unit_b = self.units[1]
-        b = w.at(self.b, unit_b, w.op("mul", k0, g.b[0]))
-        b = w.at(b, unit_b, w.op("mul", self.j0, g.b[1]))
+        w, t = self.w, self.t
+        b, first_panel = self._begin(k0, length)
         if t.packs_first:
-            first = self._first_panel if t.pack_b == "columns" else partial(self._panel, first=True)
-            self._rows(b, k0, length, p0, p0, first)
+            self._rows(b, k0, length, p0, p0, first_panel)
             if t.panels > 1:
                 second = w.op("add", p0, 1)
                 with w.when(w.emit(f"icmp ult i64 {second}, {p1}")), w.loop(second, p1) as p:
                     self._rows(b, k0, length, p, p0, self._panel)
             return
-        if t.pack_b:
-            self.packing.pack_b(b, k0, length, self.columns)
         if not t.pack_a:
             with w.loop(p0, p1) as p:
                 self._rows(b, k0, length, p, p0, self._panel)
@@ -219,6 +231,31 @@ class Product:
             with w.loop(first, end) as p:
                 self._rows(b, k0, length, p, p0, self._panel)
 
+    def _begin(self, k0: str, length: str | int) -> tuple[str, Callable[[Panel], None]]:
+        """Where B is for a stretch of K, packed unless the first panel does that; and what computes
+        the first panel."""
+        w, t, g, unit = self.w, self.t, self.g, self.units[1]
+        b = w.at(self.b, unit, w.op("mul", k0, g.b[0]))
+        b = w.at(b, unit, w.op("mul", self.j0, g.b[1]))
+        if self.sums:
+            self._sum(b, k0, length)
+        if t.packs_first:
+            by_columns = t.pack_b == "columns"
+            return b, self._first_panel if by_columns else partial(self._panel, first=True)
+        if t.pack_b:
+            self.packing.pack_b(b, k0, length, self.columns)
+        return b, self._panel
+
+    def _sum(self, b: str, k0: str, length: str | int) -> None:
+        """Add up the rows of B, in blocks at the top of C: each column once."""
+        name, bs = summing_name(self.e), self.g.b[0]
+        self.helpers.setdefault(name, summing(self.e, self.host))
+        with self.w.when(self.on_top):
+            self.w.do(
+                f"call void @{name}(ptr {b}, i64 {bs}, i64 {self.columns}, i64 {length}, "
+                f"ptr %sums, i64 {k0})"
+            )
+
     def _rows(
         self,
         b: str,
@@ -226,7 +263,7 @@ class Product:
         length: str | int,
         p: str,
         p0: str,
-        panel: Callable[[_Panel], None],
+        panel: Callable[[Panel], None],
     ) -> None:
         """Panel `p` of the block whose first one is `p0`, and what is done with its rows of C."""
         w, t, e, g = self.w, self.t, self.e, self.g
@@ -235,147 +272,21 @@ class Product:
         a = w.at(a, self.units[0], w.op("mul", k0, g.a[1]))
         if t.pack_a:
             a = self.packing.panel(w.op("sub", p, self.first))
+        if self.left:
+            a = "%left"
+            w.do(
+                f"call void @{self.left}(ptr %bufs, i64 {self.flat}, i64 {row}, i64 {k0}, "
+                f"i64 {rows}, i64 {length}, ptr {a}, i64 {g.a[0]})"
+            )
         if self.scratch:
-            high = w.op("sub", p, p0) if self.stretches > 1 else "0"
-            c, ldc = w.at("%tile", e.type, w.op("mul", high, t.tallest * self.ldt)), self.ldt
+            c, ldc = self._tile_at(p, p0), self.ldt
         else:
             c, ldc = w.at(self.c, e.type, w.op("mul", row, g.c)), g.c
             c = w.at(c, e.type, self.j0)
         add = k0 if self.stretches > 1 else "0"
-        panel(_Panel(a, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
+        panel(Panel(a, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
         if self.scratch:
             self._finish(k0, length, row, rows, c)
-
-    def _following(self, k0: str, p: str, p0: str) -> tuple[str, str]:
-        """What panel `p` fetches for the next stretch of K: see `_Panel`."""
-        w, t, g = self.w, self.t, self.g
-        if not self.fetch:
-            return "", ""
-        k1 = w.op("add", k0, t.depth)
-        row = w.at(self.b, self.e.type, w.op("mul", k1, g.b[0]))
-        more = w.emit(f"icmp ult i64 {k1}, {g.k}")
-        ahead = w.op("add", p0, int(t.packs_first))  # one that packs does not fetch
-        line = w.op("mul", w.op("sub", p, ahead), -(-self.tiles // self.across))
-        return w.at(row, self.e.type, self.j0), w.emit(f"select i1 {more}, i64 {line}, i64 {g.n}")
-
-    def _panel(self, x: _Panel, first: bool = False) -> None:
-        """A panel of A times the block of B: whole micro-tiles, then the last block's tail.
-
-        The `first` one packs B, by rows.
-        """
-        if self.t.dots:
-            self._dots(x)
-            return
-        w, t, g, lanes = self.w, self.t, self.g, self.e.lanes
-        tail = g.n % self.width
-        ragged = self.across > 1 and tail > 0
-        vectors = -(-tail // lanes)
-        packs, fetch = ("rows", False) if first else (None, self.fetch)
-        ahead = t.ahead if first else 0
-        # Scratch and packed strips are whole vectors wide: only C and B in place need the mask.
-        masked = self.masks and not (self.scratch and t.pack_b and not first)
-        if g.n >= self.width:
-            whole = self.whole
-            # One kernel for both saves the time to compile another, but masks cost some.
-            shared = masked and vectors == t.vectors and g.macs < LARGE and self.host.has_masks
-            spec = Kernel(t.rows, t.vectors, shared, t.by_rows, self.e, fetch, packs, ahead)
-            some = w.when(w.emit(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
-            with some, w.loop(0, whole) as s:
-                self._tile(s, spec, lanes, x)
-        if tail:
-            spec = Kernel(t.rows, vectors, masked, t.by_rows, self.e, fetch, packs, ahead)
-            with w.when(self.is_last) if ragged else nullcontext():
-                last = self.tiles // self.across - 1 if self.across > 1 else g.n // self.width
-                self._tile(str(last), spec, tail - (vectors - 1) * lanes, x)
-
-    def _first_panel(self, x: _Panel) -> None:
-        """The panel that packs the block of B by columns, strip by strip."""
-        w, t, lanes = self.w, self.t, self.e.lanes
-        tail = self.g.n % lanes
-        spec = Kernel(t.rows, 1, False, t.by_rows, self.e, packs="columns")
-        whole = self.columns
-        whole = whole // lanes if isinstance(whole, int) else w.op("udiv", whole, lanes)
-        if whole != 0:
-            ragged = self.across > 1 and tail > 0
-            some = w.when(w.emit(f"icmp ne i64 {whole}, 0")) if ragged else nullcontext()
-            with some, w.loop(0, whole) as s:
-                self._strip(s, spec, lanes, x)
-        if tail:
-            with w.when(self.is_last) if self.across > 1 else nullcontext():
-                self._strip(str(whole), replace(spec, masked=True), tail, x)
-
-    def _strip(self, s: str, spec: Kernel, live: int, x: _Panel) -> None:
-        """Strip `s` of the first panel."""
-        w, e, across = self.w, self.e, self.g.b[1]
-        first = w.op("mul", s, e.lanes)
-        b, c = w.at(x.b, e.type, w.op("mul", first, across)), w.at(x.c, e.type, first)
-        packed = self.packing.strip(s)
-        self._call(spec, x, b, across, c, live, f"ptr {packed}, i64 {self.width}")
-
-    def _dots(self, x: _Panel) -> None:
-        """A panel of A times the block of B, some columns at a time."""
-        w, e, g, rows = self.w, self.e, self.g, self.t.rows
-        function = self._dot(rows)
-        if x.is_tall:
-            tall = self._dot(rows + 1)
-            function = w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
-        with w.loop(0, self.columns, DOT_COLUMNS) as j:
-            b = w.at(x.b, e.type, w.op("mul", j, g.b[1]))
-            left = w.op("sub", self.columns, j)
-            w.do(
-                f"call void {function}(ptr {x.a}, i64 {g.a[0]}, ptr {b}, i64 {g.b[1]}, i64 {left}, "
-                f"i64 {x.length}, ptr {w.at(x.c, e.type, j)}, i64 {x.ldc})"
-            )
-
-    def _dot(self, rows: int) -> str:
-        name = dot_name(self.e, rows)
-        if name not in self.helpers:
-            self.helpers[name] = dot(self.e, self.host, rows)
-        return f"@{name}"
-
-    def _tile(self, s: str, spec: Kernel, live: int, x: _Panel) -> None:
-        """Micro-tile `s` of the panel."""
-        w, e = self.w, self.e
-        b, ldb = w.at(x.b, e.type, w.op("mul", s, self.width)), self.g.b[0]
-        c, aside = w.at(x.c, e.type, w.op("mul", s, self.width)), self._aside(s, x)
-        if self.t.pack_b:
-            packed = self.packing.tile(s)
-            if spec.packs:
-                aside = f"ptr {packed}, i64 {self.width}"
-            else:
-                b, ldb = packed, self.width
-        self._call(spec, x, b, ldb, c, live, aside)
-
-    def _call(
-        self, spec: Kernel, x: _Panel, b: str, ldb: int, c: str, live: int, aside: str
-    ) -> None:
-        """Call a micro-kernel, or the one for a row more."""
-        t, g = self.t, self.g
-        function = self._kernel(spec)
-        if x.is_tall:
-            tall = self._kernel(replace(spec, rows=spec.rows + 1))
-            function = self.w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
-        lda = g.a[0] if t.by_rows else self.packing.ldp if t.pack_a else g.a[1]
-        self.w.do(
-            f"call void {function}(ptr {x.a}, i64 {lda}, ptr {b}, i64 {ldb}, ptr {c}, i64 {x.ldc}, "
-            f"i64 {x.length}, i64 {live}, i64 {x.add}, {aside})"
-        )
-
-    def _aside(self, s: str, x: _Panel) -> str:
-        """The arguments that say what micro-tile `s` fetches: a column of lines, or nothing new."""
-        if not self.fetch:
-            return "ptr null, i64 0"
-        w, e = self.w, self.e
-        first = w.op("mul", w.op("add", x.line, s), e.lanes)
-        left = w.emit(f"icmp ult i64 {first}, {self.columns}")
-        line = w.at(x.following, e.type, first)
-        at = w.emit(f"select i1 {left}, ptr {line}, ptr {x.c}")
-        return f"ptr {at}, i64 {w.emit(f'select i1 {left}, i64 {self.g.b[0]}, i64 0')}"
-
-    def _kernel(self, spec: Kernel) -> str:
-        if spec.name not in self.helpers:
-            self.helpers[spec.name] = kernel(spec, self.host)
-        return f"@{spec.name}"
 
     def _finish(self, k0: str, length: str | int, row: str, rows: str, tile: str) -> None:
         """Hand a panel on after the last stretch of K."""

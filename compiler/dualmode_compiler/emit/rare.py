@@ -1,8 +1,8 @@
 """Values that few arguments need: computed apart, only where a lane asks for them.
 
-`rarely(condition, usual, rare, *arguments)` is `rare` where the condition holds, else `usual`. In a
-vector, `rare` is a call of a function of the arguments, kept out of the loop's code, which runs if
-the condition holds in any lane. A scalar has both and selects.
+`rarely(condition, usual, rare, *arguments)` is `rare` where the condition holds, else `usual`. So
+`rare` is a call of a function of the arguments, kept out of the loop's code, which runs if the
+condition holds in any lane.
 """
 
 from __future__ import annotations
@@ -48,29 +48,22 @@ def known(x: Apply) -> tuple[Expr, ...]:
     return (condition, usual, *arguments)
 
 
-def both(w: Writer, x: Apply, names: Sequence[str], lanes: int) -> str:
-    """`x` without a branch; `names` are those of what is `known` of it."""
-    condition, usual, *given = names
-    _, _, rare, *arguments = x.args
-    other = straight(w, rare, dict(zip(arguments, given, strict=True)), lanes)
-    mask, kind = register_type(bool_, lanes), register_type(x.dtype, lanes)
-    return w.emit(f"select {mask} {condition}, {kind} {other}, {kind} {usual}")
-
-
 def branch(nest: Nest, block: Block, x: Apply, names: Sequence[str], lanes: int) -> str:
-    """`x` in a vector, at the end of `block`, which then ends in another basic block."""
+    """`x` at the end of `block`, which then ends in another basic block."""
     condition, usual, *given = names
     _, _, rare, *arguments = x.args
-    w, kind = nest.w, register_type(x.dtype, lanes)
+    w, kind, mask = nest.w, register_type(x.dtype, lanes), register_type(bool_, lanes)
     called = _function(nest, rare, arguments, lanes)
     typed = [f"{register_type(a.dtype, lanes)} {n}" for a, n in zip(arguments, given, strict=True)]
-    bits = w.emit(f"bitcast <{lanes} x i1> {condition} to i{lanes}")
-    some = w.emit(f"icmp ne i{lanes} {bits}, 0")
+    some = condition
+    if lanes > 1:
+        bits = w.emit(f"bitcast {mask} {condition} to i{lanes}")
+        some = w.emit(f"icmp ne i{lanes} {bits}, 0")
     then, done = nest.label("rare"), nest.label("usual")
     w.line(f"  br i1 {some}, label %{then}, label %{done}")
     w.line(f"{then}:")
     other = w.emit(f"call {kind} {called}({', '.join(typed)})")
-    mixed = w.emit(f"select <{lanes} x i1> {condition}, {kind} {other}, {kind} {usual}")
+    mixed = w.emit(f"select {mask} {condition}, {kind} {other}, {kind} {usual}")
     w.line(f"  br label %{done}")
     w.line(f"{done}:")
     out = w.emit(f"phi {kind} [ {usual}, %{block.label} ], [ {mixed}, %{then} ]")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from ..expr import Apply, Axis, Expr, Load, Reduce, walk
+from ..cost import LARGE
+from ..expr import Apply, Axis, Expr, Load, Reduce
+from ..loops import loads
 from ..spec import DType, bool_
-from .combine import across, combine, identity, pairwise, widen
+from ..walks import walk
+from .combine import across, beyond, combine, identity, pairwise, widen
 from .instructions import apply, literal, register_type
 from .levels import UNROLL, Value, mask_text, pieces
 from .nest import ACCUMULATORS, Nest
 from .position import Across, Down
 
 _EXTREMES = ("maximum", "minimum")
+FAR = 4096  # bytes ahead that the second level of the caches is asked to fetch, in long runs
+LONG = 1 << 16  # bytes of such a run
 
 
 def emit_reduce(nest: Nest, x: Reduce) -> Value:
@@ -76,15 +81,23 @@ class Fold:
         """The result, from what the loops end with."""
         nest, x, lanes = self.nest, self.x, self.lanes
         nest.w.lines = nest.levels[-1].block.lines
-        accs = state[: self.count]
+        two = beyond if self.apart else combine
+        total = pairwise(nest.w, x.kind, state[: self.count], x.dtype, lanes, two)
+        if self.across:
+            total, lanes = across(nest.w, x.kind, total, x.dtype, lanes, two), 1
         if self.apart:
-            mask, kind = self.kinds[-1], self.kind
-            nan = literal(math.nan, x.dtype, lanes)
-            accs[0] = nest.w.emit(f"select {mask} {state[-1]}, {kind} {nan}, {kind} {accs[0]}")
-        total = pairwise(nest.w, x.kind, accs, x.dtype, lanes)
-        if not self.across:
-            return Value(total, self.outer)
-        return Value(across(nest.w, self.x.kind, total, self.x.dtype, self.lanes), 1)
+            total = self._with_nan(total, state[-1], lanes)
+        return Value(total, lanes)
+
+    def _with_nan(self, total: str, mask: str, lanes: int) -> str:
+        """`total`, or NaN where the mask says so; where it does anywhere, for one of all lanes."""
+        w, kind = self.nest.w, register_type(self.x.dtype, lanes)
+        if lanes == 1:
+            bits = w.emit(f"bitcast {self.kinds[-1]} {mask} to i{self.lanes}")
+            mask = w.emit(f"icmp ne i{self.lanes} {bits}, 0")
+        nan = literal(math.nan, self.x.dtype, lanes)
+        bits = register_type(bool_, lanes)
+        return w.emit(f"select {bits} {mask}, {kind} {nan}, {kind} {total}")
 
     def _loops(self, bound: Sequence[Axis], state: list[str]) -> list[str]:
         if len(bound) == 1:
@@ -105,6 +118,7 @@ class Fold:
         group = step * self.count
         whole = extent // group * group
         if whole > group or (whole and group > UNROLL * step):
+            self._fetch(axis)
             carried = list(zip(self.kinds, state, strict=True))
             state = self.nest.loop(
                 "0", str(whole), group, lambda i, phis: self.group(axis, i, phis), carried
@@ -113,6 +127,14 @@ class Fold:
             whole = 0
         return self.rest(axis, whole, state)
 
+    def _fetch(self, axis: Axis) -> None:
+        """Ask for what comes from memory: hardware alone does so later, how much later depends on
+        the physical addresses of the pages."""
+        for x in loads(self.x.body):
+            size = x.dtype.itemsize
+            if x.buffer.spec.nbytes >= LARGE and axis.extent * size >= LONG:
+                self.nest.far_ahead[x] = FAR // size
+
     @property
     def stride(self) -> int:
         """Elements of the innermost axis that a step takes."""
@@ -120,25 +142,41 @@ class Fold:
 
     def group(self, axis: Axis, at: str, state: list[str]) -> list[str]:
         """`count` steps from `at` on, one for each accumulator."""
-        nest, count = self.nest, self.count
-        places = [_shifted(nest, at, u * self.stride) for u in range(count)]
+        places = [_shifted(self.nest, at, u * self.stride) for u in range(self.count)]
         if not self.apart:
             return [self.step(axis, p, acc) for p, acc in zip(places, state, strict=True)]
-        values = [self._at(axis, p, lambda: nest.vector(self.x.body, self.lanes)) for p in places]
-        nest.w.lines = nest.levels[-1].block.lines
-        accs = [self._beyond(v, acc) for v, acc in zip(values, state, strict=False)]
-        return [*accs, self._met_nan(values, state[-1])]
+        values = [self._value(axis, p) for p in places]
+        return self._with(0, values, state)
 
     def rest(self, axis: Axis, start: int, state: list[str]) -> list[str]:
         """The steps from `start` to the end of the axis, written out."""
         state, extent = list(state), axis.extent
         for u, at in enumerate(range(start, extent, self.stride)):
             k = u % self.count
-            if at + self.stride <= extent:
-                state[k] = self.step(axis, str(at), state[k])
+            if at + self.stride > extent:
+                for value in self._last(axis, at):
+                    state = self._with(k, [value], state)
+            elif self.apart:
+                state = self._with(k, [self._value(axis, str(at))], state)
             else:
-                state[k] = self._last(axis, at, state[k])
+                state[k] = self.step(axis, str(at), state[k])
         return state
+
+    def _value(self, axis: Axis, at: str) -> str:
+        """The body at `at`, or at all lanes from there on."""
+        value = self._at(axis, at, lambda: self.nest.vector(self.x.body, self.lanes))
+        self.nest.w.lines = self.nest.levels[-1].block.lines
+        return value
+
+    def _with(self, k: int, values: list[str], state: list[str]) -> list[str]:
+        """`state` with `values` combined into its accumulators from the `k`-th on."""
+        w, x, new = self.nest.w, self.x, list(state)
+        two = beyond if self.apart else combine
+        for n, value in enumerate(values, k):
+            new[n] = two(w, x.kind, value, new[n], x.dtype, self.lanes)
+        if self.apart:
+            new[-1] = self._met_nan(values, new[-1])
+        return new
 
     def step(self, axis: Axis, at: str, acc: str) -> str:
         """`acc` combined with the body at `at`, or at all lanes from there on."""
@@ -162,13 +200,6 @@ class Fold:
         self.nest.scope(axis, at, lambda: out.append(body()), lanes, None)
         return out[0]
 
-    def _beyond(self, value: str, acc: str) -> str:
-        """The larger one, or smaller one, in one instruction: `acc` where `value` is NaN."""
-        w, order = self.nest.w, "ogt" if self.x.kind == "maximum" else "olt"
-        better = w.emit(f"fcmp {order} {self.kind} {value}, {acc}")
-        mask = self.kinds[-1]
-        return w.emit(f"select {mask} {better}, {self.kind} {value}, {self.kind} {acc}")
-
     def _met_nan(self, values: list[str], mask: str) -> str:
         """`mask` with the lanes in which one of `values` is NaN: a comparison sees to two."""
         w = self.nest.w
@@ -178,12 +209,13 @@ class Fold:
             mask = w.emit(f"or {self.kinds[-1]} {mask}, {nan}")
         return mask
 
-    def _last(self, axis: Axis, start: int, acc: str) -> str:
-        """`acc` combined with what is left, less than a vector."""
-        for at, lanes, active in pieces(axis.extent - start, axis.extent <= 2 * self.lanes):
-            value = self._narrow(axis, str(start + at), lanes, mask_text(active, lanes))
-            acc = self._combine(acc, value, self.lanes)
-        return acc
+    def _last(self, axis: Axis, start: int) -> list[str]:
+        """What is left, less than a vector, filled up."""
+        left = pieces(axis.extent - start, axis.extent <= 2 * self.lanes)
+        return [
+            self._narrow(axis, str(start + at), lanes, mask_text(active, lanes))
+            for at, lanes, active in left
+        ]
 
     def _narrow(self, axis: Axis, at: str, lanes: int, mask: str | None) -> str:
         """The body at `lanes` lanes under a mask, filled up with what changes nothing."""

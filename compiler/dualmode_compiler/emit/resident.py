@@ -8,10 +8,11 @@ for i: s = sum(row[r] := exp(x[i, r]) for r); for j: y[i, j] = row[j] / s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..cost import cost
-from ..expr import Axis, Expr, Load, Reduce, operands, substitute, walk
+from ..expr import Axis, Expr, Load, Reduce
+from ..records import dataclass
+from ..walks import operands, substitute, walk
 
 WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
 MOST = 1 << 17  # bytes of all rows of a kernel, which are on the stack

@@ -17,9 +17,10 @@ import math
 from collections.abc import Callable
 
 from ..cost import CHUNK, PARALLEL, operations
-from ..expr import Axis, Buffer, Load, Reduce, walk
+from ..expr import Axis, Buffer, Load, Reduce
 from ..loops import Kernel, Store, loads
 from ..spec import bool_
+from ..walks import walk
 from . import pipeline
 from .columns import Columns
 from .levels import mask_text, pieces

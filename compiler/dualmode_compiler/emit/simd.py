@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..records import dataclass
 from ..runtime.jit import Host
 from ..spec import DType
 from .writer import LoopWriter

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..cost import BYTES, LARGE
-from ..expr import Buffer, Fold, Load, Reduce, walk
+from ..expr import Buffer, Fold, Load, Reduce
 from ..folds import Scatter
 from ..loops import Copy, HostCall, Kernel
 from ..plan import Plan
 from ..spec import Spec
+from ..walks import walk
 from .function import Function, Known, Piece, Stack
 from .jobs import Place
 from .nest import Nest
@@ -125,10 +126,14 @@ class Scope:
         buffers = dict.fromkeys([*step.writes(), *step.reads()])
         nest = Nest(f.host, {b: self.address(b) for b in buffers})
         nest.w, f.w.lines = f.w, nest.lines
+        block = nest.levels[0].block
+        block.label = start = nest.label("numbers")
         for s in step.stores:
             nest.value(s.value)
         for s in step.stores:
             nest.store(s.buffer, s.offset, s.value)
+        if block.label != start:  # there are branches
+            f.body += [f"  br label %{start}", f"{start}:"]
         f.body += nest.lines
         f.w.lines = f.body
 

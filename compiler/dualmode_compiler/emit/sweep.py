@@ -9,10 +9,11 @@ how, say, the new values of all parameters of a model are computed in one sweep.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from ..cost import CHUNK, PARALLEL
+from ..records import dataclass
 from .jobs import Job, Part, Place
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ registers, and compute and store rows of y along v.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..cost import CHUNK, PARALLEL
-from ..expr import Affine, Axis, Expr, Fold, Load, Reduce, walk
+from ..expr import Affine, Axis, Expr, Fold, Load, Reduce
 from ..loops import Kernel
+from ..records import dataclass
 from ..spec import DType
+from ..walks import walk
 from .chunks import minimum, share
 from .instructions import memory_type
 from .levels import Value, mask_text

@@ -18,6 +18,7 @@ from .vmath_tools import (
     absolute,
     below_maximum,
     bits,
+    by_pairs,
     compare,
     fma,
     from_bits,
@@ -282,7 +283,7 @@ def erf(x: Expr) -> Expr:
     log(2) as a float32 is off by 1.9e-9, of which erf gets less than 1/20 ulp.
     """
     a = minimum(absolute(x), _ERF_END[x.dtype])
-    logarithm = fma(a, polynomial(a, _ERF[x.dtype]), apply("neg", a))
+    logarithm = fma(a, by_pairs(a, _ERF[x.dtype]), apply("neg", a))
     i, r = reduce(logarithm, FORMATS[x.dtype].bias, careful=x.dtype is not float32)
     s = power_of_two(i, x)
     return apply("copysign", fma(apply("neg", s), expm1_of_remainder(r), 1.0 - s), x)

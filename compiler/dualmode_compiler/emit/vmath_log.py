@@ -60,12 +60,17 @@ _LOG10_2 = {
 _FACTOR_REST = {2.0: 2.0355273740931033e-17, 10.0: 6.649434773342547e-17}
 
 
-def split(x: Expr) -> tuple[Expr, Expr]:
-    """(k, m) with positive normal x = 2**-k * m; k is an unsigned integer that wraps."""
+_ROOT = {float32: 0x3F3504F3, float64: 0x3FE6A09E667F3BCD}  # sqrt(1/2)
+
+
+def split(x: Expr, least: int | None = None) -> tuple[Expr, Expr]:
+    """(k, m) with positive normal x = 2**-k * m; k is an unsigned integer that wraps.
+
+    `least` is the representation of the least m, sqrt(1/2) by default.
+    """
     f = FORMATS[x.dtype]
-    root = {float32: 0x3F3504F3, float64: 0x3FE6A09E667F3BCD}[x.dtype]
     i = bits(x)
-    up = const(root + (1 << f.mantissa) - 1, f.word)
+    up = const((least or _ROOT[x.dtype]) + (1 << f.mantissa) - 1, f.word)
     k = shift("ashr", apply("sub", up, i), f.mantissa)
     return k, from_bits(apply("add", i, shift("shl", k, f.mantissa)), x.dtype)
 

@@ -8,6 +8,8 @@ relative to the result.
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
 
 from ..expr import Expr, apply, cast, const, select
 from ..spec import float32, float64
@@ -17,6 +19,7 @@ from .vmath_tools import (
     FORMATS,
     absolute,
     bits,
+    by_pairs,
     choose,
     compare,
     fma,
@@ -74,9 +77,16 @@ _EXP2_32 = (
     0.001340694263,
     0.000155952546,
 )
-# (log2(1 + f) - 2 / log(2) * s) / s**3 in s**2, s = f / (2 + f): error 2**-30.2 of log2
-_LOG2_32 = (0.9617982774, 0.5767539091, 0.430961207)
-_TWO_OVER_LN2 = (2.885390043258667, 3.851926067000022e-08)
+# (log2(1 + r) - r / log(2)) / r**2 on |r| <= 1/32: error 2**-31.5 of log2
+_LOG2_32 = (-0.7213474492, 0.4808982182, -0.3609670212, 0.2888724001)
+_ONE_OVER_LN2 = (1.4426950216293335, 1.925963033500011e-08)
+# The nearest float32 to 1 / c for each centre c, 1, 17/16 ... 21/16, 22/32 ... 31/32, of a range of
+# numbers, and -log2 of that number as a sum: the first part has 14 bits after its point.
+_LEAST = 0x3F2C0000  # the lower end of the ranges, 43/64, as it is represented
+_CENTRES = tuple((1 + k / 16) / (1 + (k >= 6)) for k in range(16))
+_INVERSES = tuple(struct.unpack("f", struct.pack("f", 1 / c))[0] for c in _CENTRES)
+_LOGS = tuple(round(-math.log2(v) * 2**14) / 2**14 for v in _INVERSES)
+_REST_OF_LOGS = tuple(-math.log2(v) - log for v, log in zip(_INVERSES, _LOGS, strict=True))
 
 
 def power(x: Expr, y: Expr) -> Expr:
@@ -153,44 +163,51 @@ def _power32(x: Expr, y: Expr) -> Expr:
 
 def _usual_power32(x: Expr, y: Expr) -> tuple[Expr, Expr]:
     """abs(x) ** y in float32, and where it is not known: unless `x` is 0, for an abs(x) that is no
-    normal number, and where the result may not be one.
+    normal number, and for results near the limits, where errors of the logarithm count most.
 
     log2(x) and its product with y are sums of two numbers.
     """
     a = absolute(x)
-    k, m = split(a)
-    high, low = _log2_sum(m - 1.0, apply("neg", signed(k, float32)))
+    k, m = split(a, _LEAST)
+    at = shift("lshr", apply("add", bits(a), const(1 << 18, bits(a).dtype)), 19)
+    high, low = _log2_sum(m, at, apply("neg", signed(k, float32)))
     p = y * high
     rest = fma(y, low, fma(y, high, apply("neg", p)))
     magic = 1.5 * 2.0**23
     t = (p + rest) + magic
     r = (p - (t - magic)) + rest
-    size = bits(fma(r, polynomial(r, _EXP2_32), 1.0))
+    size = bits(fma(r, by_pairs(r, _EXP2_32), 1.0))
     size = from_bits(apply("add", size, shift("shl", bits(t), 23)), float32)
     least, infinity = (bits(const(v, float32)) for v in (2.0**-126, math.inf))
     unusual = apply("ge", apply("sub", bits(a), least), apply("sub", infinity, least))
-    unusual = apply("or", unusual, apply("not", compare("lt", absolute(p), 125.0)))
+    unusual = apply("or", unusual, apply("not", compare("lt", absolute(p), 96.0)))
     return size, apply("and", unusual, compare("ne", x, 0.0))
 
 
-def _log2_sum(f: Expr, n: Expr) -> tuple[Expr, Expr]:
-    """n + log2(1 + f) for float32 as a sum of two numbers, to about 2**-28.9 of its size.
+def _log2_sum(m: Expr, at: Expr, n: Expr) -> tuple[Expr, Expr]:
+    """n + log2(m) for float32 as a sum of two numbers, to about 2**-29 of its size. The low bits of
+    `at` say which of the ranges m is in.
 
-    2 / log(2) * s + s**3 * Q(s**2) with s = f / (2 + f): only the first term, and n, are taken to
-    twice the precision. The second number is at most 1/100 of the first.
+    log2(m) is log2(c) + log2(1 + r) with m / c = 1 + r, c the centre of the range of 1/32 of its
+    size that m is in (Tang, "Table-driven implementation of the logarithm function", 1990). Only
+    r / log(2), log2(c) and n are taken to twice the precision. Near 1, c is 1 and r exact. The
+    second number is at most 1/60 of the first.
     """
-    inverse = 1.0 / (f + 2.0)
-    s = f * inverse
-    lost = fma(apply("neg", s), f, fma(s, -2.0, f))  # f - s * (2 + f)
-    z = s * s
-    high, low = _TWO_OVER_LN2
-    p = s * high
-    p_low = fma(s, low, fma(s, high, apply("neg", p)))
-    slope = inverse * high
-    p_low = fma(lost, fma(slope, z, slope), p_low)  # s is off by lost / (2 + f)
-    p_low = fma(z * s, polynomial(z, _LOG2_32), p_low)
-    total, carried = _sum(n, p)
-    return total, carried + p_low
+    inverse, log, rest = (_of_range(at, v) for v in (_INVERSES, _LOGS, _REST_OF_LOGS))
+    product = m * inverse
+    lost = fma(m, inverse, apply("neg", product))
+    r = product - 1.0
+    high, low = _ONE_OVER_LN2
+    q = r * high
+    q_low = fma(r, low, fma(r, high, apply("neg", q)))
+    q_low = fma(lost, fma(r, -high, high), q_low)  # the slope of log2(1 + r) times what r lost
+    q_low = fma(r * r, by_pairs(r, _LOG2_32), q_low)
+    total, carried = _sum(n + log, q)
+    return total, carried + (q_low + rest)
+
+
+def _of_range(at: Expr, values: Sequence[float]) -> Expr:
+    return apply("lookup", at, *(const(v, float32) for v in values), dtype=float32)
 
 
 def _bounded(y: Expr) -> Expr:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from ..expr import Apply, Expr, Reduce, apply, bitcast, cast, const, select, substitute
+from ..expr import Apply, Expr, Reduce, apply, bitcast, cast, const, select
+from ..records import dataclass
 from ..spec import DType, float32, float64, int32, int64, uint32, uint64
+from ..walks import substitute
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,19 @@ def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
     out = const(top, x.dtype)
     for c in reversed(rest):
         out = fma(out, x, c)
+    return out
+
+
+def by_pairs(x: Expr, coefficients: Sequence[float]) -> Expr:
+    """`polynomial` by Horner's rule in `x * x`, with pairs of terms for coefficients (Estrin): one
+    more product, but the operations wait for each other half as often."""
+    low, high = coefficients[::2], coefficients[1::2]
+    terms = [fma(x, real(b, x.dtype), a) for a, b in zip(low, high, strict=False)]
+    terms += [const(a, x.dtype) for a in low[len(high) :]]
+    *rest, out = terms
+    square = x * x
+    for term in reversed(rest):
+        out = fma(square, out, term)
     return out
 
 

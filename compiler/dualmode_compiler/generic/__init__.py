@@ -10,8 +10,7 @@ cache on disk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..records import dataclass
 from ..spec import DType
 
 

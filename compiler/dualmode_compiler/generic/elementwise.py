@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import expr
+from .. import expr, walks
 from ..cost import CHUNK, cost
 from ..element import element
 from ..emit.gemm import attributes
 from ..emit.instructions import memory_type
 from ..emit.levels import iota
 from ..emit.nest import Nest
-from ..expr import Axis, Buffer, Expr, Load, Reduce, walk
+from ..expr import Axis, Buffer, Expr, Load, Reduce
 from ..graph import OpDef
 from ..runtime.jit import Host
 from ..spec import DType, Spec
+from ..walks import walk
 from . import Generic
 
 ANY = 1 << 40  # elements that a row may have
@@ -50,7 +51,7 @@ def _pointwise(value: Expr, axis: Axis) -> bool:
         if isinstance(e, Load):
             if e.index != (axis,):
                 return False
-        elif isinstance(e, Reduce) or (e is not axis and axis in expr.operands(e)):
+        elif isinstance(e, Reduce) or (e is not axis and axis in walks.operands(e)):
             return False
     return value is not axis
 

@@ -11,18 +11,19 @@ from ..emit.levels import Block, Value, iota
 from ..emit.nest import ACCUMULATORS, Nest
 from ..emit.position import Down, Order
 from ..emit.reduce import is_product
-from ..expr import Axis, Buffer, Expr, Load, Reduce, walk
+from ..expr import Axis, Buffer, Expr, Load, Reduce
 from ..runtime.jit import Host
 from ..spec import DType, int64
+from ..walks import operands, walk
 
 Carried = Sequence[tuple[str, str]]
 
 
 def lanes_for(roots: Sequence[Expr], host: Host, *others: DType) -> int:
-    """How many elements of what `roots` compute fill a vector; indices do not count."""
+    """How many elements of what `roots` compute fill a vector; indices do not count, nor sizes."""
     sizes = [d.itemsize for d in others]
     for e in walk(roots):
-        if e.dtype is not int64 or isinstance(e, Load):
+        if e.dtype is not int64 or (isinstance(e, Load) and e.axes):
             sizes.append(e.dtype.itemsize)
     return host.vector_bytes // max(sizes)
 
@@ -151,7 +152,7 @@ class Fold:
         """`acc` combined with the body, in the scope at hand."""
         nest, x, lanes = self.nest, self.x, self.lanes
         if self.fused:
-            parts = [nest.vector(a, lanes) for a in expr.operands(x.body)]
+            parts = [nest.vector(a, lanes) for a in operands(x.body)]
             nest.w.lines = nest.levels[-1].block.lines
             return apply(nest.w, "fma", [*parts, acc], [x.dtype] * 3, x.dtype, lanes)
         value = nest.vector(x.body, lanes)

@@ -1,29 +1,35 @@
 """The matrix product for any sizes, in blocks around the micro-kernels of compiled products.
 
-Sizes are known only when it runs, so it has one way for all: C is cut into blocks, which are the
+Sizes are known only when it runs, so it has one way for most: C is cut into blocks, which are the
 chunks that threads share; K into stretches; and a block of a stretch into strips of columns as wide
 as a micro-tile. A strip of B that is transposed, or far apart in memory, is packed first and then
 serves all rows of the block. What rows are left below whole micro-tiles is computed in halves.
+A few rows whose operands both run along K are inner products (`block`), and so are those of a few
+columns; with one or two rows of A, a B that runs along N is gone through a few rows at a time.
 
-Every element is a sum over K in order, whatever the block that it is in.
+Every element is a sum of the same terms in the same order, whatever the block that it is in.
 """
 
 from __future__ import annotations
 
-from ctypes import Structure, c_int64
+from collections.abc import Callable
+from functools import partial
 
+from ..emit.dot import COLUMNS as DOT_COLUMNS
 from ..emit.gemm import ARGUMENTS, Kernel, kernel
 from ..emit.pack import group, packer, packer_name
-from ..emit.simd import Element, attributes, element
+from ..emit.simd import element
 from ..emit.writer import LoopWriter
-from ..runtime.eager_records import COLUMNS, Product
-from ..runtime.entry_records import field
+from ..records import dataclass
+from ..runtime.eager_records import COLUMNS
 from ..runtime.jit import Host
 from ..spec import DType
 from . import Generic
+from .block import DOT_ROWS, STRIPS, VECTORS, Block
 
-DEPTH = 256  # of a stretch of K
-VECTORS = 2  # of a micro-tile
+DEPTH = STRIPS // COLUMNS  # of a stretch of K
+SWEEP, SWEPT = 8, 2  # the same where B is gone through once, and rows of A up to which it is
+LONG = 8  # vectors of a micro-tile of a single row
 TALL = 64  # rows of a block from which on it packs what is far apart
 PAGES = 16  # rows of B that are packed together
 FAR = 1 << 18  # bytes of B from which on its rows are
@@ -31,25 +37,66 @@ FAR = 1 << 18  # bytes of B from which on its rows are
 
 def product(dtype: DType, host: Host) -> Generic | None:
     """The kernel of products of `dtype`: `void @kernel(ptr job, i64 chunk)` computes a block of a
-    `runtime.eager_records.Product`. None unless the dtype is float32 or float64."""
-    try:
-        e = element(dtype, host)
-    except TypeError:
+    `runtime.eager_records.Product`. None unless the dtype is a floating one."""
+    if not dtype.is_floating:
         return None
-    text = _Blocks(e, host).text()
-    return Generic(text, (dtype, dtype), dtype, 0)
+    if dtype.itemsize == 2:
+        from .half_product import half_product
+
+        return half_product(dtype, host)
+    text = Blocks(element(dtype, host), host).text()
+    return Generic(text, (dtype, dtype), dtype, 0, splits=True)
 
 
-class _Blocks:
-    def __init__(self, e: Element, host: Host) -> None:
-        self.e, self.host = e, host
-        self.width = VECTORS * e.lanes
-        tall = 8 if host.registers >= 32 else 4
-        self.heights = [h for h in (8, 4, 2, 1) if h <= tall]
-        self.parts: dict[str, str] = {}
+@dataclass(frozen=True)
+class Left:
+    """The rows of A in a block, for one stretch of K: A[i, k] is at base + i*down + k, or by
+    columns at base + k*step + i, where strips as wide as a vector are `down` elements a row apart.
+
+    Attributes:
+        by_rows: an i1.
+    """
+
+    base: str
+    step: str
+    down: str
+    by_rows: str
+
+
+@dataclass(frozen=True)
+class Right:
+    """The columns of B in a block, for one stretch of K: B[k, j] of a strip that begins with column
+    j0 is at base + k*down + j - j0, with the base of the strip a multiple of `along` away."""
+
+    base: str
+    down: str
+    along: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How a strip of B is packed.
+
+    Attributes:
+        packer: the function.
+        source: the first element, of type `unit`.
+        down, along: from one row and column of B to the next, in elements.
+        rows: how many there are in a step of K.
+    """
+
+    packer: str
+    source: str
+    unit: str
+    down: str
+    along: str
+    rows: int = 1
+
+
+class Blocks(Block):
+    """Writes the kernel, with operands of the type of the sums."""
 
     def text(self) -> str:
-        body = self._function("void @kernel(ptr %job, i64 %chunk)", self._block)
+        body = self._function("void @kernel(ptr %job, i64 %chunk)", self._kernel)
         for by_rows in (True, False):
             for vectors, masked in ((VECTORS, False), (VECTORS, True), (1, True)):
                 name = self._strip(by_rows, vectors, masked)
@@ -58,21 +105,17 @@ class _Blocks:
                     f"internal void @{name}({head}, i64 %k, i64 %live, i64 %add)",
                     lambda w, t=(vectors, masked, by_rows): self._panels(w, *t),
                 )
-        declared = [
-            f"declare {self.e.vector} @llvm.fma.{self.e.suffix}({', '.join([self.e.vector] * 3)})"
-        ]
-        lanes, v, suffix = self.e.lanes, self.e.vector, self.e.suffix
-        declared += [
-            f"declare {v} @llvm.masked.load.{suffix}.p0(ptr, i32, <{lanes} x i1>, {v})",
-            f"declare void @llvm.masked.store.{suffix}.p0({v}, ptr, i32, <{lanes} x i1>)",
-        ]
-        return "\n".join([*declared, *self.parts.values(), body])
+        return "\n".join([*sorted({*self.declared, *self._used()}), *self.parts.values(), body])
 
-    def _function(self, head: str, write: object) -> str:
-        w = LoopWriter()
-        write(w)  # pyright: ignore
-        w.do("ret void")
-        return f"define {head} {attributes(self.host)} {{\nentry:\n{w.text()}\n}}\n"
+    def _used(self) -> list[str]:
+        """Declarations of what micro-kernels call."""
+        e, lanes, v = self.e, self.e.lanes, self.e.vector
+        return [
+            f"declare {v} @llvm.fma.{e.suffix}({v}, {v}, {v})",
+            f"declare {v} @llvm.masked.load.{e.suffix}.p0(ptr, i32, <{lanes} x i1>, {v})",
+            f"declare void @llvm.masked.store.{e.suffix}.p0({v}, ptr, i32, <{lanes} x i1>)",
+            "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+        ]
 
     def _strip(self, by_rows: bool, vectors: int, masked: bool) -> str:
         return f"strip_{'row' if by_rows else 'column'}_{vectors}{'m' * masked}"
@@ -85,10 +128,10 @@ class _Blocks:
         def tile(height: int, row: str) -> None:
             spec = Kernel(height, vectors, masked, by_rows, self.e)
             self.parts[spec.name] = kernel(spec, self.host)
-            values = {"A": w.at("%a", self.e.type, w.op("mul", row, "%down")), "as": "%as"}
+            values = {"A": w.at("%a", self.e.type, self._row(w, row, by_rows)), "as": "%as"}
             values |= {"B": "%b", "bs": "%bs", "k": "%k", "live": "%live", "add": "%add"}
             values |= {"C": w.at("%c", self.e.type, w.op("mul", row, "%cs")), "cs": "%cs"}
-            values |= {"P": "null", "ps": "0"}
+            values |= {"P": "null", "ps": "0", "pt": "0"}
             given = [a.split() for a in ARGUMENTS.split(", ")]
             arguments = ", ".join(f"{kind} {values[name[1:]]}" for kind, name in given)
             w.do(f"call void @{spec.name}({arguments})")
@@ -100,149 +143,162 @@ class _Blocks:
             with w.when(w.emit(f"icmp ne i64 {left}, 0")):
                 tile(height, w.op("and", "%rows", str(-2 * height)))
 
+    def _row(self, w: LoopWriter, row: str, by_rows: bool) -> str:
+        """Where row `row` of A is: see `Left`."""
+        if by_rows:
+            return w.op("mul", row, "%down")
+        first = w.op("and", row, str(-self.e.lanes))
+        return w.op("add", w.op("mul", first, "%down"), w.op("sub", row, first))
+
     # --- a block ----------------------------------------------------------------------------------
 
-    def _get(self, w: LoopWriter, name: str) -> str:
-        place = w.emit(_field(Product, "%job", name))
-        return w.emit(f"load i64, ptr {place}")
+    def _kernel(self, w: LoopWriter) -> None:
+        summed = w.emit("icmp eq i64 %chunk, -1")
+        self._either(w, summed, partial(self._sum, w), partial(self._block, w))
 
     def _block(self, w: LoopWriter) -> None:
-        e = self.e
-        strips = w.emit(f"alloca [{DEPTH * COLUMNS} x {e.type}], align 64")
-        names = ("m", "n", "k", "lda", "ldb", "turned_a", "turned_b")
-        names += ("rows", "columns", "across", "down")
-        self.job = job = {name: self._get(w, name) for name in names}
-        jb, rest = w.op("urem", "%chunk", job["across"]), w.op("udiv", "%chunk", job["across"])
-        ib, batch = w.op("urem", rest, job["down"]), w.op("udiv", rest, job["down"])
-        i0, j0 = w.op("mul", ib, job["rows"]), w.op("mul", jb, job["columns"])
-        rows = w.minimum(w.op("sub", job["m"], i0), job["rows"])
-        columns = w.minimum(w.op("sub", job["n"], j0), job["columns"])
-        a, b, c = (self._matrix(w, name, batch) for name in "abc")
-        a_rows = w.emit(f"icmp eq i64 {job['turned_a']}, 0")
-        b_rows = w.emit(f"icmp eq i64 {job['turned_b']}, 0")
-        # how far the next row and column of A are, and of B
-        down = self._choose(w, a_rows, job["lda"], 1)
-        a = w.at(a, e.type, w.op("mul", i0, down))
-        along = self._choose(w, a_rows, 1, job["lda"])
-        b_down = self._choose(w, b_rows, job["ldb"], 1)
-        b_along = self._choose(w, b_rows, 1, job["ldb"])
-        c = w.at(c, e.type, w.op("mul", i0, job["n"]))
-        size = w.op("mul", w.op("mul", job["k"], job["n"]), e.size)
-        far = w.emit(f"icmp uge i64 {size}, {FAR}")
-        tall = w.emit(f"icmp uge i64 {rows}, {TALL}")
-        turned = w.emit(f"xor i1 {b_rows}, true")
-        packs = w.emit(f"or i1 {w.emit(f'and i1 {far}, {tall}')}, {turned}")
-        with w.loop(0, job["k"], DEPTH) as k0:
-            length = w.minimum(w.op("sub", job["k"], k0), DEPTH)
-            a0 = w.at(a, e.type, w.op("mul", k0, along))
-            b0 = w.at(b, e.type, w.op("mul", k0, b_down))
-            b0 = w.at(b0, e.type, w.op("mul", j0, b_along))
-            with w.when(packs):
-                self._pack(w, b0, b_down, b_along, columns, length, strips, b_rows)
-            with w.loop(0, columns, self.width) as j:
-                width = w.minimum(w.op("sub", columns, j), self.width)
-                packed = w.at(strips, e.type, w.op("mul", j, length))
-                plain = w.at(b0, e.type, w.op("mul", j, b_along))
-                source = w.emit(f"select i1 {packs}, ptr {packed}, ptr {plain}")
-                step = self._choose(w, packs, self.width, b_down)
-                target = w.at(c, e.type, w.op("add", j0, j))
-                self._multiply(w, a0, down, source, step, target, rows, length, width, k0)
+        self._find(w)
+        self._reserve(w)
+        self._whole_block(w)
 
-    def _choose(self, w: LoopWriter, condition: str, a: str | int, b: str | int) -> str:
-        return w.emit(f"select i1 {condition}, i64 {a}, i64 {b}")
+    def _reserve(self, w: LoopWriter) -> None:
+        """Memory beside C. What is computed goes to `target`, of rows `stride` apart."""
+        self.strips = w.emit(f"alloca [{STRIPS} x {self.e.type}], align 64")
+        self.line = w.emit(f"alloca [{DOT_COLUMNS} x {self.e.type}], align 64")
+        place = w.op("add", w.op("mul", self.i0, self.job["n"]), self.j0)
+        self.target, self.stride = w.at(self.c, self.e.type, place), self.job["n"]
 
-    def _matrix(self, w: LoopWriter, name: str, batch: str) -> str:
-        """The first element of this matrix of the batch."""
-        base = w.emit(f"inttoptr i64 {self._get(w, name)} to ptr")
-        return w.at(base, self.e.type, w.op("mul", batch, self._get(w, f"{name}_size")))
+    def _whole_block(self, w: LoopWriter) -> None:
+        turned = w.emit(f"xor i1 {self.b_rows}, true")
+        dots = w.emit(f"and i1 {turned}, {self._few_along(w, DOT_ROWS)}")
+        thin = partial(self._either, w, self._is_thin(w), partial(self._gathered, w))
+        self._either(w, dots, partial(self._dots, w), partial(thin, partial(self._tiles, w)))
 
-    def _pack(
-        self,
-        w: LoopWriter,
-        source: str,
-        down: str,
-        along: str,
-        columns: str,
-        length: str,
-        strips: str,
-        by_rows: str,
+    def _tiles(self, w: LoopWriter) -> None:
+        sweeps = w.emit(f"and i1 {self._few_along(w, SWEPT)}, {self.b_rows}")
+        self._plan(w)
+        self._either(w, sweeps, partial(self._sweep, w), partial(self._stretches, w, DEPTH))
+
+    def _stretches(self, w: LoopWriter, depth: int) -> None:
+        """Stretch after stretch of K."""
+        with w.loop(0, self.steps, depth) as k0:
+            length = w.minimum(w.op("sub", self.steps, k0), depth)
+            left, right = self._left(w, k0, length), self._right(w, k0, length)
+            self._columns_from(w, left, right, "0", length, k0)
+
+    def _columns_from(
+        self, w: LoopWriter, a: Left, b: Right, first: str, length: str, add: str
     ) -> None:
-        """A block of B, strip after strip of `length` rows; columns that are missing are filled up.
-
-        Rows that lie apart are taken a few at a time over all strips: they are on different pages.
-        """
+        """The columns from `first` on, as wide as micro-tiles."""
         e = self.e
-        enough = w.emit(f"icmp uge i64 {length}, {group(e)}")
-        copy, turn, single, done = (w.name(k) for k in ("copy", "turn", "single", "packed"))
-        long = w.name("long")
-        w.do(f"br i1 {by_rows}, label %{copy}, label %{long}")
-        w.block(long)
-        w.do(f"br i1 {enough}, label %{turn}, label %{single}")
-        for label, mode in ((copy, "rows"), (turn, "columns"), (single, "strided")):
-            w.block(label)
+        with w.loop(first, self.columns, self.width) as j:
+            width = w.minimum(w.op("sub", self.columns, j), self.width)
+            strip = w.at(b.base, e.type, w.op("mul", j, b.along))
+            c = w.at(self.target, e.type, j)
+            self._multiply(w, a, strip, b.down, c, length, width, add)
+
+    def _sweep(self, w: LoopWriter) -> None:
+        """A B that is read once, a few rows at a time: so they are long streams."""
+        e, spec = self.e, Kernel(1, LONG, False, True, self.e)
+        self.parts[spec.name] = kernel(spec, self.host)
+        wide = LONG * e.lanes
+        whole = w.op("sub", self.columns, w.op("urem", self.columns, wide))
+        some = w.emit(f"icmp ne i64 {whole}, 0")
+        more = w.emit(f"icmp ult i64 {whole}, {self.columns}")
+        with w.loop(0, self.steps, SWEEP) as k0:
+            length = w.minimum(w.op("sub", self.steps, k0), SWEEP)
+            a, b = self._left(w, k0, length), self._right(w, k0, length)
+            with w.when(some), w.loop(0, self.rows) as i, w.loop(0, whole, wide) as j:
+                row = w.at(a.base, e.type, w.op("mul", i, a.down))
+                c = w.at(self.target, e.type, w.op("add", w.op("mul", i, self.stride), j))
+                w.do(
+                    f"call void @{spec.name}(ptr {row}, i64 0, ptr {w.at(b.base, e.type, j)}, "
+                    f"i64 {b.down}, ptr {c}, i64 0, i64 {length}, i64 0, i64 {k0}, ptr null, "
+                    "i64 0, i64 0)"
+                )
+            with w.when(more):
+                self._columns_from(w, a, b, whole, length, k0)
+
+    def _plan(self, w: LoopWriter) -> None:
+        """Whether B is packed."""
+        job = self.job
+        size = w.op("mul", w.op("mul", job["k"], job["n"]), self.e.size)
+        far = w.emit(f"icmp uge i64 {size}, {FAR}")
+        tall = w.emit(f"icmp uge i64 {self.rows}, {TALL}")
+        turned = w.emit(f"xor i1 {self.b_rows}, true")
+        self.packs = w.emit(f"or i1 {w.emit(f'and i1 {far}, {tall}')}, {turned}")
+
+    def _left(self, w: LoopWriter, k0: str, length: str) -> Left:
+        first = w.op("add", w.op("mul", self.i0, self.a_down), w.op("mul", k0, self.a_along))
+        base = w.at(self.a, self.e.type, first)
+        return Left(base, self.job["lda"], self.a_down, self.a_rows)
+
+    def _right(self, w: LoopWriter, k0: str, length: str) -> Right:
+        first = w.op("add", w.op("mul", k0, self.b_down), w.op("mul", self.j0, self.b_along))
+        base = w.at(self.b, self.e.type, first)
+        with w.when(self.packs):
+            self._pack(w, base, length)
+        source = w.emit(f"select i1 {self.packs}, ptr {self.strips}, ptr {base}")
+        down = self._choose(w, self.packs, self.width, self.b_down)
+        return Right(source, down, self._choose(w, self.packs, length, self.b_along))
+
+    def _pack(self, w: LoopWriter, source: str, length: str) -> None:
+        """A block of B, strip after strip of `length` rows."""
+        e = self.e
+
+        def by(mode: str, pages: int) -> Callable[[], None]:
             name = packer_name(mode, e)
             self.parts[name] = packer(mode, e, self.host)
-            pages = PAGES if mode == "rows" else DEPTH
-            with w.loop(0, length, pages) as k, w.loop(0, columns, e.lanes) as j:
-                first = w.at(source, e.type, w.op("mul", j, along))
-                first = w.at(first, e.type, w.op("mul", k, down))
-                within = w.op("urem", j, self.width)
-                strip = w.op("mul", w.op("sub", j, within), length)
-                row = w.op("add", w.op("mul", k, self.width), within)
-                target = w.at(strips, e.type, w.op("add", strip, row))
-                left, some = w.op("sub", columns, j), w.minimum(w.op("sub", length, k), pages)
-                w.do(
-                    f"call void @{name}(ptr {first}, i64 {down}, i64 {along}, i64 {left}, "
-                    f"i64 {some}, ptr {target}, i64 {self.width})"
-                )
-            w.do(f"br label %{done}")
-        w.block(done)
+            strip = Packed(name, source, e.type, self.b_down, self.b_along)
+            return lambda: self._pack_strips(w, strip, length, pages, lambda _, some: some)
 
-    def _multiply(
+        enough = w.emit(f"icmp uge i64 {length}, {group(e)}")
+        rest = partial(self._either, w, enough, by("columns", DEPTH), by("strided", DEPTH))
+        self._either(w, self.b_rows, by("rows", PAGES), rest)
+
+    def _pack_strips(
         self,
         w: LoopWriter,
-        a: str,
-        down: str,
-        b: str,
-        step: str,
-        c: str,
-        rows: str,
+        x: Packed,
         length: str,
-        width: str,
-        add: str,
+        pages: int,
+        count: Callable[[str, str], str],
+    ) -> None:
+        """All strips of a block of B, `pages` steps of K at a time: rows that lie apart are on
+        different pages. `count` gives how many rows are in so many steps from a step on."""
+        e = self.e
+        with w.loop(0, length, pages) as k, w.loop(0, self.columns, e.lanes) as j:
+            first = w.at(x.source, x.unit, w.op("mul", j, x.along))
+            first = w.at(first, x.unit, w.op("mul", w.op("mul", k, x.down), x.rows))
+            within = w.op("urem", j, self.width)
+            strip = w.op("mul", w.op("sub", j, within), length)
+            row = w.op("add", w.op("mul", k, self.width), within)
+            target = w.at(self.strips, e.type, w.op("add", strip, row))
+            some = count(k, w.minimum(w.op("sub", length, k), pages))
+            w.do(
+                f"call void @{x.packer}(ptr {first}, i64 {x.down}, i64 {x.along}, "
+                f"i64 {w.op('sub', self.columns, j)}, i64 {some}, ptr {target}, i64 {self.width})"
+            )
+
+    def _multiply(
+        self, w: LoopWriter, a: Left, b: str, down: str, c: str, length: str, width: str, add: str
     ) -> None:
         """The rows of a block times a strip, by the function for its width."""
-        e, job = self.e, self.job
-        live = w.op("sub", width, (VECTORS - 1) * e.lanes)
-        some = self._choose(w, w.emit(f"icmp sgt i64 {live}, 0"), live, width)
-        full = w.emit(f"icmp eq i64 {width}, {self.width}")
+        live = w.op("sub", width, (VECTORS - 1) * self.e.lanes)
         one = w.emit(f"icmp sle i64 {live}, 0")
-        mode = w.emit(f"icmp eq i64 {job['turned_a']}, 0")
-        done = w.name("done")
-        for by_rows in (True, False):
-            inside, following = w.name("mode"), w.name("mode")
-            if by_rows:
-                w.do(f"br i1 {mode}, label %{inside}, label %{following}")
-                w.block(inside)
-            whole, part, narrow, masked = (w.name(k) for k in ("whole", "part", "narrow", "masked"))
-            w.do(f"br i1 {full}, label %{whole}, label %{part}")
-            w.block(part)
-            w.do(f"br i1 {one}, label %{narrow}, label %{masked}")
-            for label, vectors, mask in (
-                (whole, VECTORS, False), (masked, VECTORS, True), (narrow, 1, True)
-            ):  # fmt: skip
-                w.block(label)
-                w.do(
-                    f"call void @{self._strip(by_rows, vectors, mask)}(ptr {a}, i64 {job['lda']}, "
-                    f"i64 {down}, ptr {b}, i64 {step}, ptr {c}, i64 {job['n']}, i64 {rows}, "
-                    f"i64 {length}, i64 {some}, i64 {add})"
-                )
-                w.do(f"br label %{done}")
-            if by_rows:
-                w.block(following)
-        w.block(done)
+        some = self._choose(w, one, width, live)
+        full = w.emit(f"icmp eq i64 {width}, {self.width}")
 
+        def strip(by_rows: bool, vectors: int, masked: bool) -> Callable[[], None]:
+            return lambda: w.do(
+                f"call void @{self._strip(by_rows, vectors, masked)}(ptr {a.base}, i64 {a.step}, "
+                f"i64 {a.down}, ptr {b}, i64 {down}, ptr {c}, i64 {self.stride}, "
+                f"i64 {self.rows}, i64 {length}, i64 {some}, i64 {add})"
+            )
 
-def _field(structure: type[Structure], pointer: str, name: str) -> str:
-    assert dict(structure._fields_)[name] is c_int64  # pyright: ignore
-    return field(structure, pointer, name)
+        def by(by_rows: bool) -> Callable[[], None]:
+            narrow, part = strip(by_rows, 1, True), strip(by_rows, VECTORS, True)
+            rest = partial(self._either, w, one, narrow, part)
+            return partial(self._either, w, full, strip(by_rows, VECTORS, False), rest)
+
+        self._either(w, a.by_rows, by(True), by(False))

@@ -24,17 +24,21 @@ from ..emit.combine import identity
 from ..emit.gemm import attributes
 from ..emit.levels import Block, Level
 from ..emit.resident import resident_rows
-from ..expr import Axis, Expr, Load, Reduce, walk
+from ..expr import Axis, Expr, Load, Reduce
 from ..graph import OpDef
 from ..runtime.jit import Host
 from ..spec import DType
+from ..walks import walk
 from . import Generic
 from .loops import Fold, SizedNest, lanes_for
 from .sized import Shape, Sized, lower
 
 FOLDS = ("add", "mul", "maximum", "minimum")
+POSITIONS = ("argmax", "argmin")
 TOGETHER = 8  # rows that are combined with a row of results at once
 UNROLL = 4  # vectors of columns that are reduced at once
+SHORT = 1 << 12  # bytes of a row up to which rows are combined one by one
+AHEAD = 1 << 11  # bytes ahead of where they are read that such rows are prefetched
 LIGHT = 8  # additions for each element up to which they are
 
 
@@ -74,8 +78,14 @@ def _make(
 
 
 def _splits(x: Expr) -> bool:
-    """A reduction of what is in memory, as it is: of its parts' results it makes the whole's."""
-    return isinstance(x, Reduce) and isinstance(x.body, Load) and x.dtype is x.body.dtype
+    """A reduction of what is in memory, as it is: of its parts' results it makes the whole's. Of
+    positions it does not."""
+    return (
+        isinstance(x, Reduce)
+        and x.kind not in POSITIONS
+        and isinstance(x.body, Load)
+        and x.dtype is x.body.dtype
+    )
 
 
 def _work(sized: Sized) -> float:
@@ -197,7 +207,9 @@ class _Columns(_Kernel):
         nest.when(many, lambda: self._sweep(x, axis, lanes))
 
     def _sweep(self, x: Reduce, axis: Axis, lanes: int) -> None:
-        """Whole rows are combined with the result, a few at a time: memory is read in order."""
+        """Whole rows are combined with the result: memory is read in order. A few at a time; but
+        short ones that lie one after the other by themselves, as prefetchers do not follow many of
+        those."""
         nest, sized = self.nest, self.sized
         neutral = expr.const(identity(x.kind, x.dtype), x.dtype)
 
@@ -220,6 +232,16 @@ class _Columns(_Kernel):
             nest.store(sized.result, axis, neutral)
 
         nest.along(axis, "%first", "%last", clear, [lanes])
-        whole = nest.emit(f"and i64 {nest.count}, {-TOGETHER}")
+        assert isinstance(x.body, Load)
+        size = x.dtype.itemsize
+        self._entry("i64", "%m", "%sizes", 1)
+        width = nest.emit("sub nuw nsw i64 %last, %first")
+        apart = nest.emit(f"icmp ult i64 {width}, %m")
+        long = nest.emit(f"icmp ugt i64 {width}, {SHORT // size}")
+        either = nest.emit(f"or i1 {apart}, {long}")
+        several = nest.emit(f"select i1 {either}, i64 {nest.count}, i64 0")
+        whole = nest.emit(f"and i64 {several}, {-TOGETHER}")
         nest.turns("0", whole, TOGETHER, lambda index, _: rows(index, TOGETHER))
+        nest.ahead[x.body] = AHEAD // size
         nest.turns(whole, nest.count, 1, lambda index, _: rows(index, 1))
+        del nest.ahead[x.body]

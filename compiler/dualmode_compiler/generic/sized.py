@@ -8,13 +8,13 @@ Otherwise, as for a rule that decides by a size, there is no kernel for any size
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .. import expr
 from ..element import element
 from ..expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce
 from ..graph import OpDef
+from ..records import dataclass
 from ..spec import DType, Spec, int64
 
 NAMES = ("n", "m")  # of sizes, in the order in which a kernel gets them

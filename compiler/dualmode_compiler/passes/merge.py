@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 from ..graph import COND, ITEM, Attrs, Graph, Node, map_graphs
+from ..records import dataclass
 from ..rewrite import Results, rebuild_owners
 
 

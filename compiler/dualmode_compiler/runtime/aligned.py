@@ -3,6 +3,9 @@
 NumPy's own arrays begin 16 bytes into a line, so that every wide load and store of a row touches
 two lines. The handler is set only while one of our arrays is made; all others of the process are
 as before. An array keeps the handler that made its memory and gives it back through that.
+
+There is a second handler, for what `new_result` makes: the results of eager ops. Large blocks of
+theirs go round (`reused.py`).
 """
 
 from __future__ import annotations
@@ -10,21 +13,37 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Mapping
-from ctypes import PYFUNCTYPE, Structure, c_char, c_char_p, c_uint8, c_void_p, py_object
+from ctypes import PYFUNCTYPE, Structure, c_char, c_char_p, c_int64, c_uint8, c_void_p, py_object
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from . import jit
+from . import jit, reused
 from .layout import standard
 
 LEAST = 512  # elements; a smaller array is not worth the time to set the handler
-_HUGE = 1 << 22  # bytes from which NumPy asks for huge pages, and so does the handler
+# Bytes of a huge page. Arrays that have such pages begin at one: what is 4096 bytes apart then lies
+# in different sets of the second-level cache, by whatever pages the system has left.
+_HUGE = 1 << 21
 # Places in NumPy's table of C functions.
 _NEW_FROM_DESCR, _NEW_COPY, _SET_HANDLER = 94, 85, 304
+_MAKERS = ("new_array", "new_result", "copy_array")
+
+
+def _new(name: str, handler: str) -> str:
+    """The text of a function as PyArray_NewFromDescr."""
+    given = "ptr %0, ptr %1, i32 %2, ptr %3, ptr %4, ptr %5, i32 %6, ptr %7"
+    return f"""
+define ptr @{name}({given}) {{
+  %array = call ptr @new(ptr @{handler}, {given})
+  ret ptr %array
+}}
+"""
+
 
 _TEXT = f"""
+{reused.TEXT}
 declare ptr @aligned_alloc(i64, i64)
 declare ptr @realloc(ptr, i64)
 declare void @free(ptr)
@@ -34,25 +53,47 @@ declare ptr @numpy_new_array(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
 declare ptr @numpy_copy_array(ptr, i32)
 declare ptr @numpy_set_handler(ptr)
 declare void @dm_handler()
+declare void @dm_reusing()
 declare void @Py_DecRef(ptr)
 
-define ptr @allocate(ptr %context, i64 %size) {{
+; whole lines; at least one
+define internal i64 @whole(i64 %size) {{
   %more = add i64 %size, 63
   %lines = and i64 %more, -64
   %none = icmp eq i64 %lines, 0
   %bytes = select i1 %none, i64 64, i64 %lines
-  %memory = call ptr @aligned_alloc(i64 64, i64 %bytes)
+  ret i64 %bytes
+}}
+
+; whether blocks of this size go round
+define internal i1 @goes_round(ptr %blocks, i64 %bytes) {{
+  %some = icmp ne ptr %blocks, null
+  %above = sub i64 %bytes, {reused.LEAST}
+  %within = icmp ule i64 %above, {reused.MOST - reused.LEAST}
+  %both = and i1 %some, %within
+  ret i1 %both
+}}
+
+define ptr @allocate(ptr %blocks, i64 %size) {{
+  %bytes = call i64 @whole(i64 %size)
+  %round = call i1 @goes_round(ptr %blocks, i64 %bytes)
+  br i1 %round, label %seek, label %new
+seek:
+  %kept = call ptr @take(ptr %blocks, i64 %bytes)
+  %missing = icmp eq ptr %kept, null
+  br i1 %missing, label %new, label %again
+again:
+  ret ptr %kept
+new:
+  %pages = and i64 %bytes, {-_HUGE}
+  %small = icmp eq i64 %pages, 0
+  %alignment = select i1 %small, i64 64, i64 {_HUGE}
+  %memory = call ptr @aligned_alloc(i64 %alignment, i64 %bytes)
   %failed = icmp eq ptr %memory, null
-  %small = icmp ult i64 %bytes, {_HUGE}
   %plain = or i1 %failed, %small
   br i1 %plain, label %end, label %large
 large:
-  %address = ptrtoint ptr %memory to i64
-  %ahead = sub i64 0, %address
-  %skip = and i64 %ahead, 4095
-  %page = getelementptr i8, ptr %memory, i64 %skip
-  %rest = sub i64 %bytes, %skip
-  %advised = call i32 @madvise(ptr %page, i64 %rest, i32 14)  ; MADV_HUGEPAGE
+  %advised = call i32 @madvise(ptr %memory, i64 %pages, i32 14)  ; MADV_HUGEPAGE
   br label %end
 end:
   ret ptr %memory
@@ -71,11 +112,19 @@ end:
 }}
 
 define ptr @reallocate(ptr %context, ptr %memory, i64 %size) {{
-  %new = call ptr @realloc(ptr %memory, i64 %size)
+  %bytes = call i64 @whole(i64 %size)  ; as many as `release` takes it for
+  %new = call ptr @realloc(ptr %memory, i64 %bytes)
   ret ptr %new
 }}
 
-define void @release(ptr %context, ptr %memory, i64 %size) {{
+define void @release(ptr %blocks, ptr %memory, i64 %size) {{
+  %bytes = call i64 @whole(i64 %size)
+  %round = call i1 @goes_round(ptr %blocks, i64 %bytes)
+  br i1 %round, label %keep, label %drop
+keep:
+  call void @give(ptr %blocks, ptr %memory, i64 %bytes)
+  ret void
+drop:
   call void @free(ptr %memory)
   ret void
 }}
@@ -94,9 +143,9 @@ end:
   ret ptr %array
 }}
 
-; PyArray_NewFromDescr
-define ptr @new_array(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides, ptr %data,
-                      i32 %flags, ptr %object) {{
+; PyArray_NewFromDescr, by the handler %handler
+define internal ptr @new(ptr %handler, ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides,
+                         ptr %data, i32 %flags, ptr %object) {{
   br label %head
 head:
   %i = phi i32 [ 0, %0 ], [ %i.next, %body ]
@@ -119,7 +168,7 @@ plain:
                                         ptr %data, i32 %flags, ptr %object)
   ret ptr %as.it.is
 set:
-  %old = call ptr @numpy_set_handler(ptr @dm_handler)
+  %old = call ptr @numpy_set_handler(ptr %handler)
   %failed = icmp eq ptr %old, null
   br i1 %failed, label %plain, label %make
 make:
@@ -129,6 +178,8 @@ make:
   ret ptr %result
 }}
 
+{_new("new_array", "dm_handler")}
+{_new("new_result", "dm_reusing")}
 ; PyArray_NewCopy
 define ptr @copy_array(ptr %source, i32 %order) {{
   %old = call ptr @numpy_set_handler(ptr @dm_handler)
@@ -157,22 +208,30 @@ class _Handler(Structure):
 
 
 class _Code:
-    """The generated code. It is never freed: arrays may outlive everything but the process."""
+    """The generated code. It is never freed: arrays may outlive everything but the process.
+
+    Attributes:
+        capsule, reusing: NumPy's names of the handlers; the second one's blocks go round.
+    """
 
     def __init__(self, functions: Mapping[str, int]) -> None:
-        self.record = _Handler(b"dualmode_aligned", 1)
+        self.blocks = reused.Blocks()
+        self.records = [_Handler(b"dualmode_aligned", 1), _Handler(b"dualmode_reused", 1)]
+        self.records[1].context = ctypes.addressof(self.blocks)
         new = PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(
             ("PyCapsule_New", ctypes.pythonapi)
         )
         self.name = ctypes.create_string_buffer(b"mem_handler")
-        self.capsule = new(ctypes.addressof(self.record), self.name, None)
-        imports = {**functions, "dm_handler": id(self.capsule)}
-        exports = ["allocate", "allocate_zeros", "reallocate", "release", "new_array", "copy_array"]
+        capsules = [new(ctypes.addressof(record), self.name, None) for record in self.records]
+        self.capsule, self.reusing = capsules
+        imports = {**functions, "dm_handler": id(self.capsule), "dm_reusing": id(self.reusing)}
+        exports = ["allocate", "allocate_zeros", "reallocate", "release", "shrink", *_MAKERS]
         self.library = jit.load(jit.compile_text(_TEXT), exports, imports)
-        self.record.malloc = self.library["allocate"]
-        self.record.calloc = self.library["allocate_zeros"]
-        self.record.realloc = self.library["reallocate"]
-        self.record.free = self.library["release"]
+        for record in self.records:
+            record.malloc = self.library["allocate"]
+            record.calloc = self.library["allocate_zeros"]
+            record.realloc = self.library["reallocate"]
+            record.free = self.library["release"]
         ctypes.pythonapi.Py_IncRef(py_object(self))
 
 
@@ -201,11 +260,20 @@ def _code() -> _Code | None:
 
 
 def functions() -> dict[str, int]:
-    """Addresses of what stands for PyArray_NewFromDescr and PyArray_NewCopy, by name."""
+    """Addresses of what stands for PyArray_NewFromDescr and PyArray_NewCopy, by name: `_MAKERS`."""
     code = _code()
-    if code is None:
-        return {"new_array": numpy_api()[_NEW_FROM_DESCR], "copy_array": numpy_api()[_NEW_COPY]}
-    return {name: code.library[name] for name in ("new_array", "copy_array")}
+    if code is not None:
+        return {name: code.library[name] for name in _MAKERS}
+    new, copy = numpy_api()[_NEW_FROM_DESCR], numpy_api()[_NEW_COPY]
+    return {"new_array": new, "new_result": new, "copy_array": copy}
+
+
+def give_back() -> None:
+    """Free the blocks that are kept for new arrays."""
+    code = _code() if _code.cache_info().currsize else None
+    if code is not None:
+        shrink = PYFUNCTYPE(None, c_void_p, c_int64)(code.library["shrink"])
+        shrink(ctypes.addressof(code.blocks), 0)
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from . import aligned
 from .entry_records import Arena
 
 _ALIGNMENT = 64
@@ -41,29 +42,55 @@ class Shared:
         self._memory: Any = None
         self._spare: Any = None  # of the latest run that found the block in use
         self._needs: dict[weakref.ref[Any], int] = {}
+        self._changing = threading.Lock()  # nobody waits for it: users may die at any moment
 
     def join(self, user: object, size: int) -> bool:
         """Whether `user` may count on the block having `size` bytes, for as long as it lives.
 
         False where that would not pay, or the block is in use and too small.
         """
-        if size <= _OWN or (size > self.size and self.record.owner):
+        if size <= _OWN or not self._changing.acquire(blocking=False):
             return False
-        self._needs[weakref.ref(user, self._leave)] = size
-        if size > self.size:
-            self._fit(size)
-        return True
+        try:
+            if size > self.size and not self._fit(size):
+                return False
+            self._needs[weakref.ref(user, self._leave)] = size
+            return True
+        finally:
+            self._changing.release()
 
     def _leave(self, user: weakref.ref[Any]) -> None:
         self._needs.pop(user, None)
-        largest = max(self._needs.copy().values(), default=0)
-        if largest < self.size and not self.record.owner:
-            self._fit(largest)
+        if not self._changing.acquire(blocking=False):
+            return
+        try:
+            largest = max(self._needs.copy().values(), default=0)
+            if largest < self.size:
+                self._fit(largest)
+        finally:
+            self._changing.release()
 
-    def _fit(self, size: int) -> None:
-        memory, address = block(size)
-        self._spare = None
-        self._memory, self.record.base, self.size = memory, address, size
+    def _claim(self, size: int) -> bool:
+        """Whether the block was free and has `size` bytes; it is in use by this thread then."""
+        me = threading.get_ident()  # no call comes between the test and the claim
+        if self.record.owner or size > self.size:
+            return False
+        self.record.owner = me
+        return True
+
+    def _fit(self, size: int) -> bool:
+        """Whether the block now has `size` bytes: nobody is using it."""
+        if not self._claim(0):
+            return False
+        try:
+            if size > self.size:
+                aligned.give_back()  # compiled code is about to have the memory
+            memory, address = block(size)
+            self._spare = None
+            self._memory, self.record.base, self.size = memory, address, size
+            return True
+        finally:
+            self.record.owner = 0
 
     @contextmanager
     def borrow(self, size: int) -> Iterator[int]:
@@ -71,8 +98,7 @@ class Shared:
         if size == 0:
             yield 0
             return
-        if _OWN < size <= self.size and not self.record.owner:
-            self.record.owner = threading.get_ident()
+        if size > _OWN and self._claim(size):
             try:
                 yield self.record.base
             finally:

@@ -19,9 +19,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from itertools import count
+
+from ..records import dataclass
 
 try:  # hashlib would load OpenSSL
     from _blake2 import blake2b  # pyright: ignore[reportMissingModuleSource]
@@ -48,11 +49,12 @@ class Settings:
 
 
 def default_directory() -> str:
-    """`$XDG_CACHE_HOME/dualmode`, else `~/.cache/dualmode` (XDG Base Directory Specification)."""
+    """`$XDG_CACHE_HOME/dualmode`, else `~/.cache/dualmode` (XDG Base Directory Specification), or
+    "" for a user without a home, as there may be in containers: then there is no cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # the specification has relative paths ignored
         base = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "dualmode")
+    return os.path.join(base, "dualmode") if os.path.isabs(base) else ""
 
 
 LIMIT = 512 << 20

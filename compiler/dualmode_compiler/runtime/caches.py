@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from ..records import dataclass
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cache")
 

@@ -11,31 +11,33 @@ import marshal
 import os
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_void_p
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from ..artifact import source_version
 from ..generic import Generic
+from ..records import dataclass
 from ..spec import DTYPES as SPECS
-from ..spec import DType
+from ..spec import DType, bfloat16
 from . import cache as store
 from . import entry_native, jit, pool
 from .eager_records import (
     DTYPES,
+    ELEMENTS,
     OPERANDS,
     Along,
-    AlongKernel,
     Kernel,
     Matmul,
+    Moves,
     Operand,
     Operation,
-    Part,
     ProductKernel,
+    ProductKernels,
 )
 from .entry_records import WEAK
-from .layout import Layout, slot_offset
+from .layout import Layout
 
 # --- code -----------------------------------------------------------------------------------------
 
@@ -126,16 +128,22 @@ class Table:
 
     def add(self, dtype: DType, code: Loaded | None) -> None:
         """Set the kernel for `dtype`; None where there is none."""
-        kernel = Kernel()
-        if code is not None:
-            descr = code.result.numpy
-            kinds = [Operand(d.numpy.num, d.itemsize, WEAK.get(d, 0)) for d in code.operands]
-            row = (Operand * OPERANDS)(*kinds)
-            kernel = Kernel(code.library["kernel"], id(descr), descr.itemsize, code.grain, row)
-            self._keep.append((code, descr))
-        self._keep.append(kernel)
+        modes = [] if code is None else [WEAK.get(d, 0) for d in code.operands]
+        kernel = _kernel(code, modes)
+        self._keep.append((kernel, code))
         if dtype.numpy.num < DTYPES:
             self.kernels[dtype.numpy.num] = ctypes.pointer(kernel)
+
+
+def _kernel(code: Loaded | None, modes: Sequence[int]) -> Kernel:
+    """The record of a kernel, which has to be kept as long as that; `modes` of its operands."""
+    if code is None:
+        return Kernel()
+    operands = zip(code.operands, modes, strict=True)
+    known = (Operand * OPERANDS)(*[Operand(d.numpy.num, d.itemsize, m) for d, m in operands])
+    descr = code.result.numpy  # there is one object for each dtype, which never dies
+    address = code.library["kernel"]
+    return Kernel(address, id(descr), descr.itemsize, code.grain, code.splits, known)
 
 
 def builtin(
@@ -161,8 +169,6 @@ def builtin(
         _vectorcall(),
         table.count,
         ctypes.pointer(table.kernels),
-        id(layout.variable),
-        slot_offset(layout.variable, layout.variable_slot),
         id(recording),
     )
     record.keep = (table, obstacles, make, recording)
@@ -188,24 +194,13 @@ class AlongTable:
     """The kernels of an op along an axis, by two numbers: see `Along`."""
 
     def __init__(self) -> None:
-        self.kernels = (POINTER(AlongKernel) * (DTYPES * DTYPES))()
+        self.kernels = (POINTER(Kernel) * (DTYPES * DTYPES))()
         self._keep: list[Any] = []
 
     def add(self, row: int, column: int, code: Loaded | None, roles: Sequence[int]) -> None:
         """Set a kernel; None where there is none."""
-        kernel = AlongKernel()
-        if code is not None:
-            descr = code.result.numpy
-            parts = [
-                Part(d.numpy.num, d.itemsize, role)
-                for d, role in zip(code.operands, roles, strict=True)
-            ]
-            known = (Part * OPERANDS)(*parts)
-            address = code.library["kernel"]
-            size = descr.itemsize
-            kernel = AlongKernel(address, id(descr), size, code.grain, code.splits, known)
-            self._keep.append((code, descr))
-        self._keep.append(kernel)
+        kernel = _kernel(code, roles)
+        self._keep.append((kernel, code))
         if max(row, column) < DTYPES:
             self.kernels[row * DTYPES + column] = ctypes.pointer(kernel)
 
@@ -262,19 +257,28 @@ class ProductTable:
     """The kernels of matrix products, by dtype."""
 
     def __init__(self) -> None:
-        self.kernels = (POINTER(ProductKernel) * DTYPES)()
+        self.kernels = ProductKernels(-1)
         self._keep: list[Any] = []
+
+    def has(self, dtype: DType) -> bool:
+        """Whether it was said what computes this dtype."""
+        number = DTYPES if dtype is bfloat16 else dtype.numpy.num
+        return number > DTYPES or bool(self.kernels.kernels[number])
 
     def add(self, dtype: DType, code: Loaded | None) -> None:
         """Set the kernel for `dtype`; None where there is none."""
         kernel = ProductKernel()
         if code is not None:
             descr = dtype.numpy
-            kernel = ProductKernel(code.library["kernel"], id(descr), descr.itemsize)
+            address = code.library["kernel"]
+            kernel = ProductKernel(address, id(descr), descr.itemsize, code.splits)
             self._keep.append((code, descr))
         self._keep.append(kernel)
-        if dtype.numpy.num < DTYPES:
-            self.kernels[dtype.numpy.num] = ctypes.pointer(kernel)
+        number = DTYPES if dtype is bfloat16 else dtype.numpy.num
+        if number <= DTYPES:
+            self.kernels.kernels[number] = ctypes.pointer(kernel)
+        if dtype is bfloat16:
+            self.kernels.bfloat16 = dtype.numpy.num
 
 
 def matmul(
@@ -292,3 +296,56 @@ def matmul(
     )
     record.keep = (table, obstacles, make)
     return entry_native.fastcall(_matmul(), record)
+
+
+# --- moves along an axis --------------------------------------------------------------------------
+
+
+@cache
+def _moves(module: str, kind: str) -> Any:
+    library = _library(module, [kind])
+    _keep.append(library)
+    return entry_native.method(kind, library[kind])
+
+
+def moves(
+    kind: str,
+    combine: Table | None,
+    rows: Sequence[Table],
+    layout: Layout,
+    obstacles: list[Any],
+    make: Callable[..., Any],
+) -> Callable[..., Any]:
+    """A function that moves elements along an axis, or gives `MISS`: see `eager_move_text` and
+    `eager_combine_text`.
+
+    Args:
+        kind: "take", "scatter", "join" or "scan".
+        combine: of a scatter or scan, the kernels of the op that combines old elements with new
+            ones.
+        rows: of a scan, its kernels along rows, from the start and from the end.
+        layout, obstacles: as of `builtin`.
+        make: called with the arguments where there is no kernel for them yet; its result is the
+            call's.
+    """
+    record = Moves(
+        ctypes.pointer(entry_native.api(layout)),
+        id(obstacles),
+        id(make),
+        _vectorcall(),
+        SPECS["int32"].numpy.num,
+        SPECS["int64"].numpy.num,
+    )
+    for d in SPECS.values():
+        if d is not bfloat16:  # whose number is not one of NumPy's own
+            record.sizes[d.numpy.num] = d.itemsize
+    for k, name in enumerate(ELEMENTS, 1):
+        record.kinds[SPECS[name].numpy.num] = k
+    if combine is not None:
+        record.kernels = ctypes.pointer(combine.kernels)
+    for k, table in enumerate(rows):
+        record.rows[k] = ctypes.pointer(table.kernels)
+    record.true, record.false = id(True), id(False)
+    record.keep = (combine, rows, obstacles, make)
+    module = "eager_move_text" if kind in ("take", "join") else "eager_combine_text"
+    return entry_native.fastcall(_moves(module, kind), record)

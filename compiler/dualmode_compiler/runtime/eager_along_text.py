@@ -15,13 +15,13 @@ from __future__ import annotations
 from ctypes import sizeof
 
 from ..cost import CHUNK
-from .eager_code import ARRAY, Code, all_suits, function, rank, type_number
-from .eager_records import AXES, DTYPES, OPERANDS, ROLES, Along, AlongKernel, Part, Sweep
+from .eager_code import ARRAY, HOLD, Code, all_suits, function, rank, type_number
+from .eager_records import AXES, DTYPES, OPERANDS, ROLES, Along, Given, Kernel, Operand, Sweep
 from .entry_bind import WRAPPED
 from .entry_records import Api, field
 from .layout import Array, Boxed, Descr, List, Object
 
-_PART = f"[{sizeof(Part)} x i8]"
+_OPERAND = f"[{sizeof(Operand)} x i8]"
 _WHOLE_COLUMNS, _RUN = 64, 512  # chunks of columns are multiples of one of these
 PART = 1 << 15  # elements of a part of a row, at the least
 PARTS = 64  # of a row, at the most
@@ -164,9 +164,11 @@ def _in_parts(w: Code) -> None:
     values = w.emit(f"alloca [{PARTS + 1} x i64]")
     job = w.emit(f"alloca [{sizeof(Sweep)} x i8], align 8")
     n = w.read("i64", w.item(Sweep, "%job", "sizes", "i64", 0))
-    size = w.get(AlongKernel, "%kernel", "size")
+    size = w.get(Kernel, "%kernel", "size")
     whole, left = w.op("udiv", n, "%part"), w.op("urem", n, "%part")
     at = w.emit(f"ptrtoint ptr {values} to i64")
+    for name in ("arguments", "number"):
+        w.put(Given, job, name, w.get(Given, "%job", name))
     result, data = (w.read("i64", w.item(Sweep, "%job", "pointers", "i64", k)) for k in (0, 1))
 
     def row(count: str, rows: str, to: str, source: str) -> None:
@@ -191,7 +193,7 @@ def _run(w: Code) -> None:
     """All rows or columns. A long row is computed in parts, which its size alone decides."""
     n, m = (w.read("i64", w.item(Sweep, "%job", "sizes", "i64", k)) for k in (0, 1))
     alone = w.is_("eq", w.op("mul", w.get(Sweep, "%job", "outer"), m), 1)
-    splits = w.is_("ne", w.get(AlongKernel, "%kernel", "splits"), 0)
+    splits = w.is_("ne", w.get(Kernel, "%kernel", "splits"), 0)
     long = w.is_("uge", n, 2 * PART)
     parts, plain = w.name("parts"), w.name("plain")
     ready = w.emit(f"and i1 {w.emit(f'and i1 {alone}, {splits}')}, {long}")
@@ -210,10 +212,10 @@ def _rows_or_columns(w: Code) -> None:
     """All rows or columns, in chunks by size alone; several may run in parallel, without the
     GIL."""
     n, m = (w.read("i64", w.item(Sweep, "%job", "sizes", "i64", k)) for k in (0, 1))
-    outer, grain = w.get(Sweep, "%job", "outer"), w.get(AlongKernel, "%kernel", "grain")
-    w.put(Sweep, "%job", "run", w.get(AlongKernel, "%kernel", "run"))
+    outer, grain = w.get(Sweep, "%job", "outer"), w.get(Kernel, "%kernel", "grain")
+    w.put(Sweep, "%job", "run", w.get(Kernel, "%kernel", "run"))
     several = w.op("add", w.op("udiv", grain, w.op("mul", n, m)), 1)
-    splits = w.is_("ne", w.get(AlongKernel, "%kernel", "splits"), 0)
+    splits = w.is_("ne", w.get(Kernel, "%kernel", "splits"), 0)
     least = w.choose(splits, _RUN, _WHOLE_COLUMNS)  # rows are read in order
     wide = w.op("and", w.op("add", w.op("udiv", grain, n), least), w.op("sub", "0", least))
     split = w.emit(f"and i1 {w.is_('eq', outer, 1)}, {w.is_('ne', m, 1)}")
@@ -225,14 +227,14 @@ def _rows_or_columns(w: Code) -> None:
 
 def _finish(w: Code) -> None:
     """The result: a new tensor; null with an exception set."""
-    descr = w.get(AlongKernel, "%kernel", "descr")
+    descr = w.get(Kernel, "%kernel", "descr")
     array = w.new_array(Sweep, "%job", descr, "%api")
     w.unless(w.is_("ne", array, "null", "ptr"))
     data = w.emit(f"ptrtoint ptr {w.get(Array, array, 'data')} to i64")
     w.do(f"store i64 {data}, ptr {w.item(Sweep, '%job', 'pointers', 'i64', 0)}")
     n, m = (w.read("i64", w.item(Sweep, "%job", "sizes", "i64", k)) for k in (0, 1))
     elements = w.op("mul", w.choose("%whole", n, 1), m)
-    step = w.op("mul", elements, w.get(AlongKernel, "%kernel", "size"))
+    step = w.op("mul", elements, w.get(Kernel, "%kernel", "size"))
     w.do(f"store i64 {step}, ptr {w.item(Sweep, '%job', 'steps', 'i64', 0)}")
     w.do("call void @run(ptr %job, ptr %kernel, ptr %api)")
     w.do(f"ret ptr {w.emit(f'call ptr @wrapped(ptr {array}, ptr %api)')}")
@@ -244,6 +246,7 @@ def _finish(w: Code) -> None:
 def _start(w: Code) -> tuple[str, str, str]:
     """The job, the op, and its api; leaves where the call is not for native code."""
     job = w.emit(f"alloca [{sizeof(Sweep)} x i8], align 8")
+    w.note_arguments(job)
     op = w.get(Boxed, "%self", "data")
     api = w.get(Along, op, "api")
     obstacles = w.get(List, w.get(Along, op, "obstacles"), "size")
@@ -256,18 +259,8 @@ def _kernel(w: Code, op: str, row: str, column: str) -> str:
     at = w.op("add", w.op("mul", row, DTYPES), column)
     kernel = w.read("ptr", w.at(w.get(Along, op, "kernels"), "ptr", at))
     w.unless(w.is_("ne", kernel, "null", "ptr"), "make")
-    w.unless(w.is_("ne", w.get(AlongKernel, kernel, "run"), "null", "ptr"))
+    w.unless(w.is_("ne", w.get(Kernel, kernel, "run"), "null", "ptr"))
     return kernel
-
-
-def _end(w: Code, op: str, api: str) -> None:
-    w.block("make")
-    call, make = w.get(Along, op, "vectorcall"), w.get(Along, op, "make")
-    w.do(f"ret ptr {w.emit(f'call ptr {call}(ptr {make}, ptr %args, i64 %count, ptr null)')}")
-    w.block("no")
-    miss = w.get(Api, api, "miss")
-    w.do(f"call void {w.get(Api, api, 'incref')}(ptr {miss})")
-    w.do(f"ret ptr {miss}")
 
 
 def _along(w: Code) -> None:
@@ -297,30 +290,30 @@ def _along(w: Code) -> None:
     whole = w.is_("ne", w.get(Along, op, "whole"), 0)
     flags = f"i1 {whole}, i1 {w.read('i1', keep_at)}"
     w.do(f"call void @shape(ptr {array}, i64 {ndim}, ptr {job}, {flags})")
-    part = w.emit(field(AlongKernel, kernel, "parts"))
-    size = w.emit(f"sext i32 {w.get(Part, part, 'size')} to i64")
+    operand = w.emit(field(Kernel, kernel, "operands"))
+    size = w.emit(f"sext i32 {w.get(Operand, operand, 'size')} to i64")
     data = w.emit(f"ptrtoint ptr {w.get(Array, array, 'data')} to i64")
     w.do(f"store i64 {data}, ptr {w.item(Sweep, job, 'pointers', 'i64', 1)}")
     step = w.op("mul", w.op("mul", n, m), size)
     w.do(f"store i64 {step}, ptr {w.item(Sweep, job, 'steps', 'i64', 1)}")
     finished = f"call ptr @finish(ptr {job}, ptr {kernel}, ptr {api}, i1 {whole})"
     w.do(f"ret ptr {w.emit(finished)}")
-    _end(w, op, api)
+    w.otherwise(Along, op, api)
 
 
 def _others(w: Code) -> None:
     """Whether operand `%k` is what the kernel takes beside the first array; notes where it is."""
-    part = w.at(w.emit(field(AlongKernel, "%kernel", "parts")), _PART, "%k")
+    operand = w.at(w.emit(field(Kernel, "%kernel", "operands")), _OPERAND, "%k")
     tensor = w.read("ptr", w.at("%args", "ptr", "%k"))
     array = w.emit(f"call ptr @array(ptr {tensor}, ptr %api)")
     w.unless(w.is_("ne", array, "null", "ptr"))
     number = w.get(Descr, w.get(Array, array, "descr"), "type_num")
-    w.unless(w.is_("eq", number, w.get(Part, part, "type_num"), "i32"))
-    size = w.emit(f"sext i32 {w.get(Part, part, 'size')} to i64")
+    w.unless(w.is_("eq", number, w.get(Operand, operand, "type_num"), "i32"))
+    size = w.emit(f"sext i32 {w.get(Operand, operand, 'size')} to i64")
     own_rank, ndim = (rank(w, x) for x in (array, "%first"))
     dims, wanted = (w.get(Array, x, "dims") for x in (array, "%first"))
     n = w.read("i64", w.item(Sweep, "%job", "sizes", "i64", 0))
-    role, leading = w.get(Part, part, "role"), w.op("sub", ndim, 1)
+    role, leading = w.get(Operand, operand, "mode"), w.op("sub", ndim, 1)
     step_at = w.item(Sweep, "%job", "steps", "i64", w.op("add", "%k", 1))
     shared, own, done = w.name("shared"), w.name("own"), w.name("done")
     w.do(f"br i1 {w.is_('eq', role, ROLES['shared'])}, label %{shared}, label %{own}")
@@ -368,7 +361,7 @@ def _rows(w: Code) -> None:
     w.do(f"call void @shape(ptr {first}, i64 {ndim}, ptr {job}, i1 {whole}, i1 false)")
     finished = f"call ptr @finish(ptr {job}, ptr {kernel}, ptr {api}, i1 {whole})"
     w.do(f"ret ptr {w.emit(finished)}")
-    _end(w, op, api)
+    w.otherwise(Along, op, api)
 
 
 TEXT = "\n".join(
@@ -376,6 +369,7 @@ TEXT = "\n".join(
         "declare void @dm_pool_run(ptr, ptr, i64, i64)",
         WRAPPED,
         ARRAY,
+        HOLD,
         all_suits(_axis, "axis", "ptr %axis, i64 %ndim, ptr %job, ptr %api"),
         all_suits(_axes, "axes", "ptr %axis, i64 %ndim, ptr %job, ptr %op, ptr %api"),
         all_suits(_sizes, "sizes", "ptr %array, i64 %ndim, ptr %job"),

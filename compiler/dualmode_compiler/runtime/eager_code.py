@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from ctypes import Structure
 
 from ..emit.writer import LoopWriter
-from .eager_records import DTYPES
+from .eager_records import DTYPES, Given
 from .entry_records import Api, field, llvm_type
 from .layout import ALIGNED, CONTIGUOUS, Array, Descr, Object
 
@@ -52,30 +52,62 @@ class Code(LoopWriter):
     def choose(self, condition: str, a: str | int, b: str | int) -> str:
         return self.emit(f"select i1 {condition}, i64 {a}, i64 {b}")
 
+    def offset(self, api: str, name: str) -> str:
+        """An offset in objects that `api` gives."""
+        return self.emit(f"ptrtoint ptr {self.get(Api, api, name)} to i64")
+
+    def note_arguments(self, job: str) -> None:
+        """Note in `job` what the builtin was given."""
+        self.put(Given, job, "arguments", "%args")
+        self.put(Given, job, "number", "%count")
+
     def run_chunks(self, run: str, chunks: str, work: str) -> None:
         """Return after `run(%job, chunk)` for all chunks: one here, more by the threads of the
-        pool, without the GIL."""
+        pool, without the GIL. Other code may take the values of tensors and variables away
+        meanwhile, so their arrays are held."""
         one, many = self.name("one"), self.name("many")
         self.do(f"br i1 {self.is_('eq', chunks, 1)}, label %{one}, label %{many}")
         self.block(one)
         self.do(f"call void {run}(ptr %job, i64 0)")
         self.do("ret void")
         self.block(many)
+        number = self.get(Given, "%job", "number")
+        held = self.emit(f"alloca ptr, i64 {number}")
+        self.do(f"call void @hold(ptr %job, ptr {held}, ptr %api)")
         gil = self.emit(f"call ptr {self.get(Api, '%api', 'release_gil')}()")
         self.do(f"call void @dm_pool_run(ptr {run}, ptr %job, i64 {chunks}, i64 {work})")
         self.do(f"call void {self.get(Api, '%api', 'take_gil')}(ptr {gil})")
+        with self.range(0, number) as k:
+            array = self.read("ptr", self.at(held, "ptr", k))
+            self.do(f"call void {self.get(Api, '%api', 'decref')}(ptr {array})")
         self.do("ret void")
 
     def new_array(self, structure: type[Structure], job: str, descr: str, api: str) -> str:
-        """An array of the shape that `job` has; null with an exception set."""
+        """An array of the shape that `job` has; null with an exception set. The memory of large
+        ones goes round (`reused`)."""
         self.do(f"call void {self.get(Api, api, 'incref')}(ptr {descr})  ; the array takes it")
         ndim = self.emit(f"trunc i64 {self.get(structure, job, 'ndim')} to i32")
         shape = self.emit(field(structure, job, "shape"))
-        new, ndarray = self.get(Api, api, "new_array"), self.get(Api, api, "ndarray")
+        new, ndarray = self.get(Api, api, "new_result"), self.get(Api, api, "ndarray")
         return self.emit(
             f"call ptr {new}(ptr {ndarray}, ptr {descr}, i32 {ndim}, ptr {shape}, ptr null, "
             "ptr null, i32 0, ptr null)"
         )
+
+    def otherwise(self, structure: type[Structure], op: str, api: str) -> None:
+        """The block "make", in which the `make` of `op` answers the call; and the block "no"."""
+        self.block("make")
+        call, make = self.get(structure, op, "vectorcall"), self.get(structure, op, "make")
+        made = self.emit(f"call ptr {call}(ptr {make}, ptr %args, i64 %count, ptr null)")
+        self.do(f"ret ptr {made}")
+        self.miss(api)
+
+    def miss(self, api: str) -> None:
+        """The block "no": the call is for others."""
+        self.block("no")
+        miss = self.get(Api, api, "miss")
+        self.do(f"call void {self.get(Api, api, 'incref')}(ptr {miss})")
+        self.do(f"ret ptr {miss}")
 
 
 def function(head: str, body: Callable[[Code], None], end: str = "") -> str:
@@ -97,6 +129,11 @@ def native(w: Code, descr: str) -> str:
     return w.emit(f"or i1 {swapped}, {w.is_('eq', order, ord('|'), 'i8')}")
 
 
+def over(w: Code, a: str, b: str) -> str:
+    """a / b rounded up."""
+    return w.op("udiv", w.op("add", a, w.op("sub", b, 1)), b)
+
+
 def type_number(w: Code, array: str) -> str:
     """The type number of an array."""
     number = w.get(Descr, w.get(Array, array, "descr"), "type_num")
@@ -108,12 +145,11 @@ def rank(w: Code, array: str) -> str:
     return w.emit(f"sext i32 {w.get(Array, array, 'ndim')} to i64")
 
 
-def _array(w: Code) -> None:
+def _array(w: Code, dtypes: int) -> None:
     """The array of a tensor if it is contiguous and of a known dtype in native byte order."""
     kind = w.get(Object, "%tensor", "type")
     w.unless(w.is_("eq", kind, w.get(Api, "%api", "tensor"), "ptr"))
-    slot = w.emit(f"ptrtoint ptr {w.get(Api, '%api', 'tensor_slot')} to i64")
-    array = w.read("ptr", w.at("%tensor", "i8", slot))
+    array = w.read("ptr", w.at("%tensor", "i8", w.offset("%api", "tensor_slot")))
     w.unless(w.is_("ne", array, "null", "ptr"))
     ndarray = w.get(Api, "%api", "ndarray")
     w.unless(w.is_("eq", w.get(Object, array, "type"), ndarray, "ptr"))
@@ -121,10 +157,40 @@ def _array(w: Code) -> None:
     flags = w.emit(f"and i32 {w.get(Array, array, 'flags')}, {wanted}")
     w.unless(w.is_("eq", flags, wanted, "i32"))
     descr = w.get(Array, array, "descr")
-    w.unless(w.is_("ult", w.get(Descr, descr, "type_num"), DTYPES, "i32"))
+    w.unless(w.is_("ult", w.get(Descr, descr, "type_num"), dtypes, "i32"))
     w.unless(native(w, descr))
     w.do(f"ret ptr {array}")
 
 
-ARRAY = function("internal ptr @array(ptr %tensor, ptr %api)", _array, "no:\n  ret ptr null")
-"""The function that gives the array of a tensor, or null."""
+def array_function(dtypes: int = DTYPES) -> str:
+    """The function that gives the array of a tensor, or null; of type numbers below `dtypes`."""
+    head = "internal ptr @array(ptr %tensor, ptr %api)"
+    return function(head, lambda w: _array(w, dtypes), "no:\n  ret ptr null")
+
+
+ARRAY = array_function()
+
+
+def _hold(w: Code) -> None:
+    """Take references to the arrays of the call's arguments; null for those that have none."""
+    arguments = w.get(Given, "%job", "arguments")
+    tensor, variable = (w.get(Api, "%api", name) for name in ("tensor", "variable"))
+    holder = w.emit("alloca ptr")
+    with w.range(0, w.get(Given, "%job", "number")) as k:
+        argument, place = w.read("ptr", w.at(arguments, "ptr", k)), w.at("%held", "ptr", k)
+        kind = w.get(Object, argument, "type")
+        w.do(f"store ptr null, ptr {place}")
+        w.do(f"store ptr {argument}, ptr {holder}")
+        is_variable = w.is_("eq", kind, variable, "ptr")
+        with w.when(is_variable):
+            value = w.read("ptr", w.at(argument, "i8", w.offset("%api", "variable_slot")))
+            w.do(f"store ptr {value}, ptr {holder}")
+        with w.when(w.emit(f"or i1 {is_variable}, {w.is_('eq', kind, tensor, 'ptr')}")):
+            value = w.read("ptr", holder)
+            array = w.read("ptr", w.at(value, "i8", w.offset("%api", "tensor_slot")))
+            w.do(f"store ptr {array}, ptr {place}")
+            w.do(f"call void {w.get(Api, '%api', 'incref')}(ptr {array})")
+    w.do("ret void")
+
+
+HOLD = function("internal void @hold(ptr %job, ptr %held, ptr %api)", _hold)

@@ -2,32 +2,35 @@
 of `generic.product` and wraps the result, without executing any Python.
 
 `matmul(a, b, transpose_a, transpose_b)` takes contiguous tensors of equal leading axes, with
-elements. Anything else gives `MISS`, and nothing has been done; so does a long product with a
-vector, which only moves a matrix through the processor: NumPy's library has better code for that.
+elements. Anything else gives `MISS`, and nothing has been done.
 """
 
 from __future__ import annotations
 
 from ctypes import sizeof
 
-from .eager_code import ARRAY, Code, all_suits, function, rank, type_number
+from ..splitk import ELEMENTS, PARTS, TERMS, WORK
+from .eager_code import HOLD, Code, all_suits, array_function, function, rank, type_number
 from .eager_records import (
     AXES,
     COLUMNS,
+    DTYPES,
     ROWS,
     TILE_COLUMNS,
     TILE_ROWS,
     Matmul,
     Product,
     ProductKernel,
+    ProductKernels,
 )
 from .entry_bind import WRAPPED
 from .entry_records import Api
 from .layout import Array, Boxed, List
 
-_VECTOR = 1 << 15  # multiply-adds of a product with a vector up to which it is computed here
 _PIECE = 19  # log2 of the multiply-adds that are worth a thread's while
 _PIECES = 8  # what a product is cut in if it is large enough
+_WIDE = 4096  # columns of a block of a single row, at the most
+_ANY = 1 << 31  # type numbers
 
 
 def _dims(w: Code, array: str, ndim: str) -> tuple[str, str]:
@@ -35,6 +38,10 @@ def _dims(w: Code, array: str, ndim: str) -> tuple[str, str]:
     dims = w.get(Array, array, "dims")
     last = w.at(dims, "i64", ndim)
     return w.read("i64", w.at(last, "i64", -2)), w.read("i64", w.at(last, "i64", -1))
+
+
+def _get(w: Code, name: str) -> str:
+    return w.get(Product, "%job", name)
 
 
 def _put(w: Code, **values: str) -> None:
@@ -66,18 +73,28 @@ def _sizes(w: Code) -> None:
     count = w.read("i64", batch)
     work = w.op("mul", w.op("mul", m, n), k)
     w.unless(w.is_("ne", w.op("mul", work, count), 0))
-    vector = w.emit(f"or i1 {w.is_('eq', m, 1)}, {w.is_('eq', n, 1)}")
-    long = w.emit(f"and i1 {vector}, {w.is_('ugt', work, _VECTOR)}")
-    w.unless(w.emit(f"xor i1 {long}, true"))
     turned = {f"turned_{x}": w.emit(f"zext i1 %turned_{x} to i64") for x in "ab"}
     _put(w, m=m, n=n, k=k, lda=lda, ldb=ldb, ndim=ndim, **turned)
     sizes = {"a": (m, k), "b": (k, n), "c": (m, n)}
     _put(w, **{f"{x}_size": w.op("mul", *both) for x, both in sizes.items()})
-    w.put(Product, "%job", "batch", count)
+    _put(w, batch=count, rest="0")
     w.do("ret i1 true")
 
 
-def _share(w: Code, size: str, pieces: str, unit: int, most: int) -> str:
+def _flip(w: Code) -> None:
+    """A product of one column is computed as the transposed one, of one row."""
+    column = w.emit(f"and i1 {w.is_('eq', _get(w, 'n'), 1)}, {w.is_('ne', _get(w, 'm'), 1)}")
+    with w.when(column):
+        names = ("a", "b"), ("m", "n"), ("lda", "ldb"), ("a_size", "b_size")
+        for pair in names:
+            x, y = (_get(w, name) for name in pair)
+            _put(w, **dict(zip(pair, (y, x), strict=True)))
+        a, b = (w.op("xor", _get(w, f"turned_{x}"), "1") for x in "ab")
+        _put(w, turned_a=b, turned_b=a)
+    w.do("ret void")
+
+
+def _share(w: Code, size: str, pieces: str, unit: int, most: str | int) -> str:
     """What each of `pieces` parts of `size` has: whole units, and not more than `most`."""
     part = w.op("udiv", w.op("add", size, w.op("sub", pieces, 1)), pieces)
     part = w.op("and", w.op("add", part, unit - 1), str(-unit))
@@ -89,14 +106,52 @@ def _over(w: Code, a: str, b: str) -> str:
     return w.op("udiv", w.op("add", a, w.op("sub", b, 1)), b)
 
 
+def _parts(w: Code) -> None:
+    """Into how many parts the sums of a product of few results are cut, see `splitk`."""
+    m, n, k, batch = (_get(w, name) for name in ("m", "n", "k", "batch"))
+    w.unless(w.is_("eq", batch, 1))
+    w.unless(w.is_("ne", w.get(ProductKernel, "%kernel", "splits"), 0))
+    results = w.op("mul", m, n)
+    by_work = w.op("udiv", w.op("mul", results, k), WORK)
+    by_size = w.op("udiv", str(ELEMENTS), results)
+    most = w.minimum(w.minimum(by_work, w.op("udiv", k, TERMS)), w.minimum(by_size, PARTS))
+    w.unless(w.is_("uge", most, 2))
+    w.do(f"ret i64 {most}")
+
+
 def _run(w: Code) -> None:
+    """The product: its blocks, or those of its parts and then their sum."""
+    w.do("call void @flip(ptr %job)")
+    parts = w.emit("call i64 @parts(ptr %job, ptr %kernel)")
+    with w.when(w.is_("ugt", parts, 1)):
+        results = w.op("mul", _get(w, "m"), _get(w, "n"))
+        bytes_ = w.op("mul", w.op("mul", results, parts), w.get(ProductKernel, "%kernel", "size"))
+        memory = w.emit(f"alloca i8, i64 {w.op('add', bytes_, 64)}, align 64")
+        k, c = _get(w, "k"), _get(w, "c")
+        _put(w, total=c, c=w.emit(f"ptrtoint ptr {memory} to i64"), batch=parts)
+        part = w.op("udiv", k, parts)
+        _put(w, k=part, rest=w.op("urem", k, parts))
+        for x, turned in (("a", 0), ("b", 1)):  # parts lie side by side, or one below the other
+            beside = w.is_("eq", _get(w, f"turned_{x}"), turned)
+            below = w.op("mul", part, _get(w, f"ld{x}"))
+            _put(w, **{f"{x}_size": w.choose(beside, part, below)})
+        w.do("call void @blocks(ptr %job, ptr %kernel, ptr %api)")
+        run = w.get(ProductKernel, "%kernel", "run")
+        w.do(f"call void {run}(ptr %job, i64 -1)")
+        w.do("ret void")
+    w.do("call void @blocks(ptr %job, ptr %kernel, ptr %api)")
+    w.do("ret void")
+
+
+def _blocks(w: Code) -> None:
     """All blocks. A product is cut by its sizes alone: first between columns, so that no part of B
     is packed twice."""
-    m, n, k, batch = (w.get(Product, "%job", name) for name in ("m", "n", "k", "batch"))
+    m, n, k, batch = (_get(w, name) for name in ("m", "n", "k", "batch"))
     work = w.op("mul", w.op("mul", w.op("mul", m, n), k), batch)
     wanted = w.op("add", w.minimum(w.op("lshr", work, _PIECE), _PIECES - 1), 1)
     down = _over(w, m, str(ROWS))
-    columns = _share(w, n, _over(w, wanted, w.op("mul", batch, down)), TILE_COLUMNS, COLUMNS)
+    most = w.choose(w.is_("eq", m, 1), _WIDE, COLUMNS)
+    columns = _share(w, n, _over(w, wanted, w.op("mul", batch, down)), TILE_COLUMNS, most)
     across = _over(w, n, columns)
     rows = _share(w, m, _over(w, wanted, w.op("mul", batch, across)), TILE_ROWS, ROWS)
     down = _over(w, m, rows)
@@ -108,6 +163,7 @@ def _run(w: Code) -> None:
 
 def _matmul(w: Code) -> None:
     job = w.emit(f"alloca [{sizeof(Product)} x i8], align 8")
+    w.note_arguments(job)
     op = w.get(Boxed, "%self", "data")
     api = w.get(Matmul, op, "api")
     obstacles = w.get(List, w.get(Matmul, op, "obstacles"), "size")
@@ -126,9 +182,13 @@ def _matmul(w: Code) -> None:
         w.unless(w.is_("ne", x, "null", "ptr"))
     number = type_number(w, a)
     w.unless(w.is_("eq", number, type_number(w, b)))
+    kernels = w.get(Matmul, op, "kernels")
+    is_last = w.is_("eq", number, w.get(ProductKernels, kernels, "bfloat16"))
+    number = w.choose(is_last, DTYPES, number)
+    w.unless(w.is_("ule", number, DTYPES))
     flags = f"i1 {turned[0]}, i1 {turned[1]}"
     w.unless(w.emit(f"call i1 @sizes(ptr {a}, ptr {b}, {flags}, ptr {job})"))
-    kernel = w.read("ptr", w.at(w.get(Matmul, op, "kernels"), "ptr", number))
+    kernel = w.read("ptr", w.item(ProductKernels, kernels, "kernels", "ptr", number))
     w.unless(w.is_("ne", kernel, "null", "ptr"), "make")
     w.unless(w.is_("ne", w.get(ProductKernel, kernel, "run"), "null", "ptr"))
     descr = w.get(ProductKernel, kernel, "descr")
@@ -154,8 +214,12 @@ TEXT = "\n".join(
     [
         "declare void @dm_pool_run(ptr, ptr, i64, i64)",
         WRAPPED,
-        ARRAY,
+        HOLD,
+        array_function(_ANY),
         all_suits(_sizes, "sizes", "ptr %a, ptr %b, i1 %turned_a, i1 %turned_b, ptr %job"),
+        function("internal void @flip(ptr %job)", _flip),
+        function("internal i64 @parts(ptr %job, ptr %kernel)", _parts, "no:\n  ret i64 1"),
+        function("internal void @blocks(ptr %job, ptr %kernel, ptr %api)", _blocks),
         function("internal void @run(ptr %job, ptr %kernel, ptr %api)", _run),
         function("ptr @matmul(ptr %self, ptr %args, i64 %count)", _matmul),
     ]

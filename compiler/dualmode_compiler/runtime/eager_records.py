@@ -13,25 +13,38 @@ DTYPES = 24  # NumPy's own, by type number
 SPLAT = 64  # bytes of a repeated value
 
 
+class Given(Structure):
+    """The beginning of the record of any call: what its builtin was given.
+
+    Attributes:
+        arguments: where they are.
+        number: how many.
+    """
+
+    _fields_ = [("arguments", c_void_p), ("number", c_int64)]
+
+
 class Operand(Structure):
     """What an operand of a kernel must be.
 
     Attributes:
         type_num: of its dtype.
         size: bytes of an element.
-        weak: how a Python number is stored, an entry of `WEAK`; 0 where none may stand here.
+        mode: how a Python number is stored, an entry of `WEAK`, or 0 where none may stand here; of
+            an op along an axis, one of `ROLES`.
     """
 
-    _fields_ = [("type_num", c_int32), ("size", c_int32), ("weak", c_int64)]
+    _fields_ = [("type_num", c_int32), ("size", c_int32), ("mode", c_int64)]
 
 
 class Kernel(Structure):
-    """A kernel for rows, see `generic.Generic`.
+    """A kernel, see `generic.Generic`.
 
     Attributes:
         run: its address; null where there is none for these dtypes.
         descr, size: of the result's elements.
         grain: elements of a chunk.
+        splits: whether long rows may be computed in parts.
     """
 
     _fields_ = [
@@ -39,6 +52,7 @@ class Kernel(Structure):
         ("descr", c_void_p),
         ("size", c_int64),
         ("grain", c_int64),
+        ("splits", c_int64),
         ("operands", Operand * OPERANDS),
     ]
 
@@ -53,7 +67,6 @@ class Operation(Structure):
         vectorcall: how to call it.
         count: of operands.
         kernels: by the type number of the last operand that is an array; null where not yet made.
-        variable, slot: the class of variables, and where they hold their tensor.
         recording: a list that is not empty while somebody has to hear that a variable is read.
     """
 
@@ -66,8 +79,6 @@ class Operation(Structure):
         ("vectorcall", c_void_p),
         ("count", c_int64),
         ("kernels", POINTER(POINTER(Kernel) * DTYPES)),
-        ("variable", c_void_p),
-        ("slot", c_int64),
         ("recording", c_void_p),
     ]
 
@@ -96,7 +107,7 @@ class Place(Structure):
     ]
 
 
-class Job(Structure):
+class Job(Given):
     """A call, taken apart into rows.
 
     Levels are axes, from the innermost: axes that all operands walk as one are one, those of size 1
@@ -137,33 +148,6 @@ ROLES = {"row": 0, "one": 1, "shared": 2}
 the one row that it has for all."""
 
 
-class Part(Structure):
-    """An operand of an op along an axis: the type number of its dtype, the bytes of an element, and
-    its role."""
-
-    _fields_ = [("type_num", c_int32), ("size", c_int32), ("role", c_int64)]
-
-
-class AlongKernel(Structure):
-    """A kernel of an op along an axis, see `generic.reduced`.
-
-    Attributes:
-        run: its address; null where there is none for these dtypes.
-        descr, size: of the result's elements.
-        grain: elements of a chunk.
-        splits: whether long rows may be computed in parts.
-    """
-
-    _fields_ = [
-        ("run", c_void_p),
-        ("descr", c_void_p),
-        ("size", c_int64),
-        ("grain", c_int64),
-        ("splits", c_int64),
-        ("parts", Part * OPERANDS),
-    ]
-
-
 class Along(Structure):
     """An op along an axis, as its builtin knows it.
 
@@ -192,11 +176,11 @@ class Along(Structure):
         ("items", c_int64),
         ("true", c_void_p),
         ("false", c_void_p),
-        ("kernels", POINTER(POINTER(AlongKernel) * (DTYPES * DTYPES))),
+        ("kernels", POINTER(POINTER(Kernel) * (DTYPES * DTYPES))),
     ]
 
 
-class Sweep(Structure):
+class Sweep(Given):
     """A call of an op along an axis.
 
     Attributes:
@@ -229,7 +213,7 @@ ROWS, COLUMNS = 256, 128  # of a block of a product, at the most
 TILE_ROWS, TILE_COLUMNS = 8, 32  # what they are multiples of
 
 
-class Product(Structure):
+class Product(Given):
     """A product of matrices, or one for each entry of a batch. Matrices are contiguous; sizes and
     distances count elements.
 
@@ -240,10 +224,11 @@ class Product(Structure):
         lda, ldb: from one row of the array to the next.
         turned_a, turned_b: whether the array is the transposed matrix.
         a_size, b_size, c_size: from one matrix of the batch to the next.
+        rest: steps of K that the last product of the batch has besides.
         rows, columns: of a block of C.
         down, across: blocks in either direction; chunks are counted along the rows, then down, then
-            by batch.
-        run: the kernel.
+            by batch. Chunk -1 adds up what all products gave.
+        total: where it stores that.
         ndim, shape: of the result.
     """
 
@@ -252,25 +237,35 @@ class Product(Structure):
             (name, c_int64)
             for name in (
                 *("a", "b", "c", "batch", "m", "n", "k", "lda", "ldb", "turned_a", "turned_b"),
-                *("a_size", "b_size", "c_size", "rows", "columns", "down", "across"),
+                *("a_size", "b_size", "c_size", "rest", "rows", "columns", "down", "across"),
+                "total",
             )
         ],
-        ("run", c_void_p),
         ("ndim", c_int64),
         ("shape", c_int64 * AXES),
     ]
 
 
 class ProductKernel(Structure):
-    """The kernel of a product, see `generic.product`: its address, null where there is none, and
-    the dtype of the elements."""
+    """The kernel of a product, see `generic.product`: its address, null where there is none; the
+    dtype of the elements; whether long sums may be computed in parts."""
 
-    _fields_ = [("run", c_void_p), ("descr", c_void_p), ("size", c_int64)]
+    _fields_ = [("run", c_void_p), ("descr", c_void_p), ("size", c_int64), ("splits", c_int64)]
+
+
+class ProductKernels(Structure):
+    """Kernels by type number; the last one is for bfloat16, which has a number of its own in every
+    process: -1 as long as there is no kernel."""
+
+    _fields_ = [
+        ("bfloat16", c_int64),
+        ("kernels", POINTER(ProductKernel) * (DTYPES + 1)),
+    ]
 
 
 class Matmul(Structure):
     """The product of matrices, as its builtin knows it: as an `Operation`, and objects of the
-    interpreter. Kernels are by type number."""
+    interpreter."""
 
     keep: Any
     __hash__ = object.__hash__
@@ -281,5 +276,87 @@ class Matmul(Structure):
         ("vectorcall", c_void_p),
         ("true", c_void_p),
         ("false", c_void_p),
-        ("kernels", POINTER(POINTER(ProductKernel) * DTYPES)),
+        ("kernels", POINTER(ProductKernels)),
+    ]
+
+
+# --- moves along an axis --------------------------------------------------------------------------
+
+JOINED = 16  # arrays, at the most
+ITEMS = (4, 8)  # bytes of rows that are moved as one number
+ELEMENTS = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i64"}
+"""Dtypes whose elements are added one by one where each row is one: as generated code names them.
+A kind counts them from 1."""
+
+
+class Moves(Structure):
+    """An op that moves elements along an axis, as its builtin knows it.
+
+    Attributes:
+        api, obstacles, make, vectorcall: as of an `Operation`; `make` makes the kernel in `kernels`
+            for its arguments, and then computes.
+        int32, int64: type numbers of indices.
+        sizes: bytes of an element, by type number.
+        kinds: which of the elements that are added one by one they are, by type number; else 0.
+        kernels: of the op that combines old elements with new ones, by type number; null where
+            those are replaced.
+        rows: of a scan, those along rows, by type number: from the start, and from the end.
+        true, false: objects of the interpreter.
+    """
+
+    keep: Any
+    __hash__ = object.__hash__
+    _fields_ = [
+        ("api", POINTER(Api)),
+        ("obstacles", c_void_p),
+        ("make", c_void_p),
+        ("vectorcall", c_void_p),
+        ("int32", c_int64),
+        ("int64", c_int64),
+        ("sizes", c_int64 * DTYPES),
+        ("kinds", c_int64 * DTYPES),
+        ("kernels", POINTER(POINTER(Kernel) * DTYPES)),
+        ("rows", POINTER(POINTER(Kernel) * DTYPES) * 2),
+        ("true", c_void_p),
+        ("false", c_void_p),
+    ]
+
+
+class Move(Given):
+    """A call of one. Arrays are seen as (outer, n, inner) along the axis.
+
+    Attributes:
+        source, index, update, result: the first elements.
+        outer, n: sizes.
+        inner: bytes of a row; in a join, of a row of the result.
+        count: how many indices there are, or arrays to join.
+        wide: whether indices have 8 bytes.
+        size: bytes of an element.
+        run: what moves rows, or combines them; null where they are replaced.
+        kind: see `Moves.kinds`.
+        piece: rows, slices or bytes of a chunk.
+        bad: whether an index was out of range.
+        reverse: whether a scan goes from the end to the start.
+        ndim, shape: of the result.
+        overflow: where the interpreter reports that an int is too large.
+        parts: of a join, bytes of a row of each array.
+        sources: their first elements.
+    """
+
+    _fields_ = [
+        ("source", c_void_p),
+        ("index", c_void_p),
+        ("update", c_void_p),
+        ("result", c_void_p),
+        ("run", c_void_p),
+        *[
+            (name, c_int64)
+            for name in ("outer", "n", "inner", "count", "wide", "size", "kind", "piece", "bad")
+        ],
+        ("reverse", c_int64),
+        ("ndim", c_int64),
+        ("shape", c_int64 * AXES),
+        ("overflow", c_int64),
+        ("parts", c_int64 * JOINED),
+        ("sources", c_void_p * JOINED),
     ]

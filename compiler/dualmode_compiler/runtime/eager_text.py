@@ -13,7 +13,7 @@ from ctypes import sizeof
 
 from ..cost import CHUNK
 from ..spec import float32, float64, int64
-from .eager_code import Code, all_suits, function, native
+from .eager_code import HOLD, Code, all_suits, function, native, over
 from .eager_records import AXES, DTYPES, OPERANDS, SPLAT, Job, Kernel, Operand, Operation, Place
 from .entry_bind import WRAPPED
 from .entry_records import WEAK, Api, field
@@ -36,7 +36,7 @@ def _find(w: Code) -> None:
     holder = w.emit("alloca ptr")
     w.do(f"store ptr null, ptr {last}")
     tensor, ndarray = w.get(Api, "%api", "tensor"), w.get(Api, "%api", "ndarray")
-    slot = w.emit(f"ptrtoint ptr {w.get(Api, '%api', 'tensor_slot')} to i64")
+    slot = w.offset("%api", "tensor_slot")
     number = [w.get(Api, "%api", kind) for kind in ("float", "int")]
     with w.loop(0, "%count") as k:
         place = w.at(places, _PLACE, k)
@@ -50,10 +50,10 @@ def _find(w: Code) -> None:
         w.block(other)
         w.do(f"store ptr {argument}, ptr {holder}")
         with w.when(w.is_("ne", kind, tensor, "ptr")):
-            w.unless(w.is_("eq", kind, w.get(Operation, "%op", "variable"), "ptr"))
+            w.unless(w.is_("eq", kind, w.get(Api, "%api", "variable"), "ptr"))
             heard = w.get(List, w.get(Operation, "%op", "recording"), "size")
             w.unless(w.is_("eq", heard, 0))
-            held = w.read("ptr", w.at(argument, "i8", w.get(Operation, "%op", "slot")))
+            held = w.read("ptr", w.at(argument, "i8", w.offset("%api", "variable_slot")))
             w.unless(w.is_("ne", held, "null", "ptr"))
             w.do(f"store ptr {held}, ptr {holder}")
         value = w.read("ptr", w.at(w.read("ptr", holder), "i8", slot))
@@ -89,7 +89,7 @@ def _bind(w: Code) -> None:
         w.block(number)
         w.put(Place, place, "base", w.emit(field(Place, place, "value")))
         argument = w.read("ptr", w.at("%args", "ptr", k))
-        mode = w.get(Operand, operand, "weak")
+        mode = w.get(Operand, operand, "mode")
         call = "call i1 @number"
         w.unless(w.emit(f"{call}(ptr {argument}, ptr {place}, i64 {mode}, ptr %job, ptr %api)"))
         w.do(f"br label %{done}")
@@ -249,8 +249,16 @@ def _run(w: Code) -> None:
     single = w.is_("eq", rows, 1)
     several = w.op("add", w.op("udiv", grain, inner), 1)
     piece, all_ = w.choose(single, grain, several), w.choose(single, inner, rows)
-    w.put(Job, "%job", "grain", piece)
-    chunks = w.op("udiv", w.op("add", all_, w.op("sub", piece, 1)), piece)
+    w.put(Job, "%job", "grain", all_)
+    pieces_at = w.emit("alloca i64")
+    w.do(f"store i64 1, ptr {pieces_at}")
+    with w.when(w.is_("ugt", all_, piece)):
+        share = over(w, all_, over(w, all_, piece))  # pieces of one size; of a row whole lines
+        line = w.op("and", w.op("add", share, SPLAT - 1), str(-SPLAT))
+        share = w.choose(single, line, share)
+        w.put(Job, "%job", "grain", share)
+        w.do(f"store i64 {over(w, all_, share)}, ptr {pieces_at}")
+    chunks = w.read("i64", pieces_at)
     w.run_chunks("@chunk", chunks, w.op("mul", chunks, CHUNK))
 
 
@@ -321,6 +329,7 @@ def _splat(w: Code) -> None:
 
 def _apply(w: Code) -> None:
     job = w.emit(f"alloca [{sizeof(Job)} x i8], align 8")
+    w.note_arguments(job)
     op = w.get(Boxed, "%self", "data")
     api = w.get(Operation, op, "api")
     count = w.get(Operation, op, "count")
@@ -348,13 +357,7 @@ def _apply(w: Code) -> None:
     w.do(f"ret ptr {tensor}")
     w.block("error")
     w.do("ret ptr null")
-    w.block("make")
-    call, make = w.get(Operation, op, "vectorcall"), w.get(Operation, op, "make")
-    w.do(f"ret ptr {w.emit(f'call ptr {call}(ptr {make}, ptr %args, i64 %count, ptr null)')}")
-    w.block("no")
-    miss = w.get(Api, api, "miss")
-    w.do(f"call void {w.get(Api, api, 'incref')}(ptr {miss})")
-    w.do(f"ret ptr {miss}")
+    w.otherwise(Operation, op, api)
 
 
 _JOB = "ptr %job"
@@ -362,6 +365,7 @@ TEXT = "\n".join(
     [
         "declare void @dm_pool_run(ptr, ptr, i64, i64)",
         WRAPPED,
+        HOLD,
         function(
             "internal ptr @find(ptr %args, i64 %count, ptr %job, ptr %op, ptr %api)",
             _find,

@@ -13,9 +13,10 @@ import platform
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 
+from ..records import dataclass
 from .pages import Pages, rounded
 
 supported = sys.platform == "linux" and platform.machine() == "x86_64" and sys.maxsize > 1 << 32

@@ -10,37 +10,64 @@ from .entry_records import WEAK, Api, Call, Slot, element, field, get, put
 from .layout import ALIGNED, CONTIGUOUS, OWNS_DATA, WRITEABLE, Array, Descr, Float, Object
 
 _FITS = f"""
-; the ndarray in %object if it is what %slot says, else null
-define internal ptr @fitting(ptr %object, ptr %slot, ptr %api) {{
-  %null = icmp eq ptr %object, null
-  br i1 %null, label %no, label %typed
-typed:
+; the ndarray at %at, or in the tensor there, if it is what %slot says, else null
+define ptr @fitting(ptr %at, ptr %slot, ptr %api) {{
+  %object = load ptr, ptr %at
   {get("%type", Object, "%object", "type")}
   {get("%tensor", Api, "%api", "tensor")}
-  %wrapped = icmp eq ptr %type, %tensor
-  br i1 %wrapped, label %unwrap, label %bare
-unwrap:
   {get("%offset", Api, "%api", "tensor_slot")}
-  %distance = ptrtoint ptr %offset to i64
-  %value.at = getelementptr i8, ptr %object, i64 %distance
-  %value = load ptr, ptr %value.at
-  %empty = icmp eq ptr %value, null
-  br i1 %empty, label %no, label %inside
-inside:
-  {get("%value.type", Object, "%value", "type")}
-  br label %bare
-bare:
-  %array = phi ptr [ %object, %typed ], [ %value, %inside ]
-  %class = phi ptr [ %type, %typed ], [ %value.type, %inside ]
   {get("%ndarray", Api, "%api", "ndarray")}
+  %distance = ptrtoint ptr %offset to i64
+  %inside = getelementptr i8, ptr %object, i64 %distance
+  %wrapped = icmp eq ptr %type, %tensor
+  %value.at = select i1 %wrapped, ptr %inside, ptr %at
+  %value = load ptr, ptr %value.at
+  %empty = icmp eq ptr %value, null  ; as a donated tensor is: no ndarray
+  %array = select i1 %empty, ptr %object, ptr %value
+  {get("%class", Object, "%array", "type")}
   %exact = icmp eq ptr %class, %ndarray
-  br i1 %exact, label %dtype, label %no
-dtype:
+  br i1 %exact, label %geometry, label %no
+geometry:
+  {get("%flags", Array, "%array", "flags")}
+  {get("%ndim", Array, "%array", "ndim")}
+  {get("%want.ndim", Slot, "%slot", "ndim")}
   {get("%descr", Array, "%array", "descr")}
   {get("%want.descr", Slot, "%slot", "descr")}
-  %same = icmp eq ptr %descr, %want.descr
-  br i1 %same, label %geometry, label %equal
-equal:
+  %needed = and i32 %flags, {CONTIGUOUS | ALIGNED}
+  %dense = icmp eq i32 %needed, {CONTIGUOUS | ALIGNED}
+  %same.ndim = icmp eq i32 %ndim, %want.ndim
+  %same.descr = icmp eq ptr %descr, %want.descr
+  %shaped = and i1 %dense, %same.ndim
+  %so.far = and i1 %shaped, %same.descr
+  br i1 %so.far, label %axes, label %unsure
+unsure:
+  %same.dtype = call i1 @equal(ptr %descr, ptr %slot)
+  %likely = and i1 %shaped, %same.dtype
+  br i1 %likely, label %axes, label %no
+axes:
+  {get("%dims", Array, "%array", "dims")}
+  {get("%want.dims", Slot, "%slot", "dims")}
+  br label %head
+head:
+  %k = phi i32 [ %ndim, %axes ], [ %k.next, %axis ]
+  %done = icmp eq i32 %k, 0
+  br i1 %done, label %yes, label %axis
+axis:
+  %k.next = sub i32 %k, 1
+  %dim.at = getelementptr i64, ptr %dims, i32 %k.next
+  %dim = load i64, ptr %dim.at
+  %want.dim.at = getelementptr i64, ptr %want.dims, i32 %k.next
+  %want.dim = load i64, ptr %want.dim.at
+  %same.dim = icmp eq i64 %dim, %want.dim
+  br i1 %same.dim, label %head, label %no
+yes:
+  ret ptr %array
+no:
+  ret ptr null
+}}
+
+; whether %descr, which is not the dtype object of %slot, is the same dtype
+define internal i1 @equal(ptr %descr, ptr %slot) {{
   {get("%num", Descr, "%descr", "type_num")}
   {get("%want.num", Slot, "%slot", "type_num")}
   {get("%order", Descr, "%descr", "byteorder")}
@@ -49,34 +76,7 @@ equal:
   %orderless = icmp eq i8 %order, {ord("|")}
   %readable = or i1 %native, %orderless
   %usable = and i1 %same.num, %readable
-  br i1 %usable, label %geometry, label %no
-geometry:
-  {get("%flags", Array, "%array", "flags")}
-  {get("%ndim", Array, "%array", "ndim")}
-  {get("%want.ndim", Slot, "%slot", "ndim")}
-  {get("%dims", Array, "%array", "dims")}
-  {get("%want.dims", Slot, "%slot", "dims")}
-  %needed = and i32 %flags, {CONTIGUOUS | ALIGNED}
-  %dense = icmp eq i32 %needed, {CONTIGUOUS | ALIGNED}
-  %same.ndim = icmp eq i32 %ndim, %want.ndim
-  %so.far = and i1 %dense, %same.ndim
-  br i1 %so.far, label %head, label %no
-head:
-  %k = phi i32 [ 0, %geometry ], [ %k.next, %axis ]
-  %k.next = add i32 %k, 1
-  %done = icmp eq i32 %k, %ndim
-  br i1 %done, label %yes, label %axis
-axis:
-  %dim.at = getelementptr i64, ptr %dims, i32 %k
-  %dim = load i64, ptr %dim.at
-  %want.dim.at = getelementptr i64, ptr %want.dims, i32 %k
-  %want.dim = load i64, ptr %want.dim.at
-  %same.dim = icmp eq i64 %dim, %want.dim
-  br i1 %same.dim, label %head, label %no
-yes:
-  ret ptr %array
-no:
-  ret ptr null
+  ret i1 %usable
 }}
 """
 
@@ -136,40 +136,40 @@ define internal i1 @bind_inputs(ptr %call, ptr %args, ptr %api) {{
   {get("%table", Call, "%call", "table")}
   br label %head
 head:
-  %i = phi i64 [ 0, %0 ], [ %i.next, %next ]
-  %i.next = add i64 %i, 1
+  %i = phi i64 [ 0, %0 ], [ %i.own, %own ], [ %i.data, %data ], [ %i.weak, %weak ]
   %done = icmp eq i64 %i, %count
   br i1 %done, label %yes, label %body
 body:
   {element("%slot", "%slots", "%i")}
   %arg.at = getelementptr ptr, ptr %args, i64 %i
-  %arg = load ptr, ptr %arg.at
+  %entry.at = getelementptr ptr, ptr %table, i64 %i
   {get("%mode", Slot, "%slot", "mode")}
   %array = icmp eq i64 %mode, 0
   br i1 %array, label %strong, label %weak
 strong:
-  %found = call ptr @fitting(ptr %arg, ptr %slot, ptr %api)
+  %found = call ptr @fitting(ptr %arg.at, ptr %slot, ptr %api)
   %unfit = icmp eq ptr %found, null
   br i1 %unfit, label %no, label %data
 data:
   {get("%pointer", Array, "%found", "data")}
+  store ptr %pointer, ptr %entry.at
   {get("%hold", Call, "%call", "hold")}
   %borrowed = icmp eq i64 %hold, 0
-  br i1 %borrowed, label %next, label %own
+  %i.data = add i64 %i, 1
+  br i1 %borrowed, label %head, label %own
 own:
   {get("%incref", Api, "%api", "incref")}
   call void %incref(ptr %found)
   {put(Slot, "%slot", "held", "%found")}
-  br label %next
-weak:
-  %stored = call i1 @number(ptr %arg, ptr %slot, i64 %mode, ptr %call, ptr %api)
-  %place = {field(Slot, "%slot", "place")}
-  br i1 %stored, label %next, label %no
-next:
-  %value = phi ptr [ %pointer, %data ], [ %pointer, %own ], [ %place, %weak ]
-  %entry.at = getelementptr ptr, ptr %table, i64 %i
-  store ptr %value, ptr %entry.at
+  %i.own = add i64 %i, 1
   br label %head
+weak:
+  %place = {field(Slot, "%slot", "place")}
+  store ptr %place, ptr %entry.at
+  %arg = load ptr, ptr %arg.at
+  %stored = call i1 @number(ptr %arg, ptr %slot, i64 %mode, ptr %call, ptr %api)
+  %i.weak = add i64 %i, 1
+  br i1 %stored, label %head, label %no
 yes:
   ret i1 true
 no:
@@ -177,9 +177,65 @@ no:
 }}
 """
 
+_OWN = f"""\
+  {get("%tensor.count", Object, "%tensor", "refcount")}
+  {get("%array.count", Object, "%array", "refcount")}
+  {get("%flags", Array, "%array", "flags")}
+  %kept = and i32 %flags, {OWNS_DATA | WRITEABLE}
+  %own.tensor = icmp eq i32 %tensor.count, 1
+  %own.array = icmp eq i32 %array.count, 1
+  %own.data = icmp eq i32 %kept, {OWNS_DATA | WRITEABLE}
+  %own.both = and i1 %own.tensor, %own.array
+  %own = and i1 %own.both, %own.data"""
+# nobody but the variable holds %tensor and its %array, which may be written into
+
+_BORROW = f"""
+; states as they are, where no other code runs before the executable has; false if one does not
+; fit, or is written and its variable is not the only one to hold it
+define i1 @borrow_states(ptr %call, ptr %api) {{
+  {get("%count", Call, "%call", "state_count")}
+  {get("%slots", Call, "%call", "states")}
+  {get("%start", Call, "%call", "table")}
+  {get("%offset", Call, "%call", "input_count")}
+  %table = getelementptr ptr, ptr %start, i64 %offset
+  br label %head
+head:
+  %i = phi i64 [ 0, %0 ], [ %i.next, %store ]
+  %done = icmp eq i64 %i, %count
+  br i1 %done, label %yes, label %body
+body:
+  {element("%slot", "%slots", "%i")}
+  {get("%tensor.at", Slot, "%slot", "place")}
+  %tensor = load ptr, ptr %tensor.at
+  %unset = icmp eq ptr %tensor, null
+  br i1 %unset, label %no, label %set
+set:
+  %array = call ptr @fitting(ptr %tensor.at, ptr %slot, ptr %api)
+  %unfit = icmp eq ptr %array, null
+  br i1 %unfit, label %no, label %fits
+fits:
+{_OWN}
+  {get("%written", Slot, "%slot", "mode")}
+  %read.only = icmp eq i64 %written, 0
+  %usable = or i1 %read.only, %own
+  br i1 %usable, label %store, label %no
+store:
+  {get("%data", Array, "%array", "data")}
+  %entry.at = getelementptr ptr, ptr %table, i64 %i
+  store ptr %data, ptr %entry.at
+  %i.next = add i64 %i, 1
+  br label %head
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}}
+
+"""
+
 _STATES = f"""
-; 0, or 1 when a state does not fit, or 2 with an exception set
-define internal i32 @bind_states(ptr %call, ptr %api) {{
+; states with references to their arrays: 0, or 1 when one does not fit, or 2 with an exception set
+define internal i32 @hold_states(ptr %call, ptr %api) {{
   {get("%count", Call, "%call", "state_count")}
   {get("%slots", Call, "%call", "states")}
   {get("%start", Call, "%call", "table")}
@@ -194,10 +250,12 @@ head:
   br i1 %done, label %bound, label %body
 body:
   {element("%slot", "%slots", "%i")}
-  {get("%place", Slot, "%slot", "place")}
-  %tensor.at = inttoptr i64 %place to ptr
+  {get("%tensor.at", Slot, "%slot", "place")}
   %tensor = load ptr, ptr %tensor.at
-  %array = call ptr @fitting(ptr %tensor, ptr %slot, ptr %api)
+  %unset = icmp eq ptr %tensor, null
+  br i1 %unset, label %miss, label %set
+set:
+  %array = call ptr @fitting(ptr %tensor.at, ptr %slot, ptr %api)
   %unfit = icmp eq ptr %array, null
   br i1 %unfit, label %miss, label %fits
 fits:
@@ -205,15 +263,7 @@ fits:
   %read.only = icmp eq i64 %written, 0
   br i1 %read.only, label %hold, label %shared
 shared:
-  {get("%tensor.count", Object, "%tensor", "refcount")}
-  {get("%array.count", Object, "%array", "refcount")}
-  {get("%flags", Array, "%array", "flags")}
-  %kept = and i32 %flags, {OWNS_DATA | WRITEABLE}
-  %own.tensor = icmp eq i32 %tensor.count, 1
-  %own.array = icmp eq i32 %array.count, 1
-  %own.data = icmp eq i32 %kept, {OWNS_DATA | WRITEABLE}
-  %own.both = and i1 %own.tensor, %own.array
-  %own = and i1 %own.both, %own.data
+{_OWN}
   br i1 %own, label %hold, label %replace
 replace:
   %copy = call ptr @detach(ptr %tensor.at, ptr %array, ptr %api)
@@ -282,4 +332,5 @@ drop:
 }}
 """
 
-BIND = _FITS + _NUMBER + _INPUTS + _STATES + WRAPPED
+CHECKS = _FITS + _BORROW
+BIND = _NUMBER + _INPUTS + _STATES + WRAPPED

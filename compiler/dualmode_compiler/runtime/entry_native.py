@@ -17,12 +17,12 @@ import numpy as np
 from ..spec import Spec
 from . import aligned, arena, jit, vectorcall
 from .entry_records import WEAK, Api, Call, Home, Route, Slot
-from .entry_text import TEXT
+from .entry_text import TEXTS
 from .layout import MISS, Layout, List, slot_offset, supported
 
 _METH_FASTCALL = 0x80
 POOLED = 1 << 28  # bytes of results that all entries together keep to use their memory again
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal's handler may run compiled code
 
 
 class _MethodDef(Structure):
@@ -37,8 +37,17 @@ class _MethodDef(Structure):
 
 
 @cache
+def begin() -> list[jit.Making]:
+    """Begin to make the machine code of the entry, or find it in the cache."""
+    return [jit.begin(text) for text in TEXTS]
+
+
+@cache
 def _compiled() -> jit.Library:
-    return jit.load(jit.compile_text(TEXT), ["call", "acquire", "route"])
+    objects = [making.result() for making in begin()]
+    for making in begin():
+        making.keep()
+    return jit.load(objects, ["call", "acquire", "route"])
 
 
 def _library() -> jit.Library:
@@ -47,7 +56,7 @@ def _library() -> jit.Library:
 
 
 def prepare() -> None:
-    """Make the machine code of the entry, if it is not there yet."""
+    """Load the machine code of the entry, if it is not there yet."""
     _library()
 
 
@@ -61,6 +70,8 @@ def api(layout: Layout) -> Api:
     objects = {
         "tensor": id(layout.tensor),
         "tensor_slot": slot_offset(layout.tensor, layout.tensor_slot),
+        "variable": id(layout.variable),
+        "variable_slot": slot_offset(layout.variable, layout.variable_slot),
         "ndarray": id(np.ndarray),
         "float": id(float),
         "int": id(int),

@@ -21,7 +21,7 @@ class Api(Structure):
             *("tensor", "tensor_slot", "ndarray", "float", "int", "none", "miss"),
             *("incref", "decref", "new_array", "copy_array", "alloc", "thread"),
             *("release_gil", "take_gil", "new_tuple", "set_item", "from_long", "as_long", "call"),
-            *("vectorcall", "new_method"),
+            *("vectorcall", "new_method", "new_result", "variable", "variable_slot"),
         )
     ]
 
@@ -46,7 +46,7 @@ class Slot(Structure):
         ("ndim", c_int32),
         ("dims", POINTER(c_int64)),
         ("mode", c_int64),
-        ("place", c_int64),
+        ("place", c_void_p),
         ("held", c_void_p),
         ("pool", c_void_p),
         ("latest", c_int64),

@@ -5,44 +5,50 @@ One function serves every entry. It is generated once per process; what differs 
 in a `Call` record, which the builtin finds through its `self`. Interpreter and NumPy functions are
 reached through the `Api` table, so the code itself contains no address and can be kept on disk.
 
+Most of it is compiled without optimization, which would take five times as long, so it is written
+such that it is fast as it stands: what lies on the usual way is in few blocks, and all else out of
+it. `CHECKS` is optimized: it goes over each argument and variable of a call.
+
 Ownership, which the code below must keep on every path:
 
 - arguments are borrowed: the caller holds them for the whole call; the arrays in tensors are held
   as well where other code may run meanwhile, for that may donate a tensor, which empties it;
-- a state's array is held from `bind_states` to `release_states`, because another thread or a
-  callback may give the variable a new value while the executable runs;
+- so is a state's array, from `hold_states` to `release_states`: another thread or a callback may
+  give the variable a new value while the executable runs. Where there can be none, `borrow_states`
+  leaves it to the variable;
 - an output is owned by its record from `make_outputs` until it is returned or dropped.
 """
 
 from __future__ import annotations
 
-from .entry_bind import BIND
+from .entry_bind import BIND, CHECKS
 from .entry_records import Api, Arena, Call, Slot, element, field, get, put
 from .entry_route import ROUTE
+from .jit import QUICK
 from .layout import ALIGNED, CONTIGUOUS, OWNS_DATA, WRITEABLE, Array, Boxed, Object
 
 OWN = CONTIGUOUS | ALIGNED | OWNS_DATA | WRITEABLE
 
 _OUTPUTS = f"""
-; the array of %tensor if only its pool holds it, and nobody else the array or its memory; else null
-define internal ptr @reusable(ptr %tensor, ptr %api) {{
+; whether only its pool holds %tensor, and nobody else its array or the memory of that
+define internal i1 @reusable(ptr %tensor, ptr %api) {{
+  {get("%count", Object, "%tensor", "refcount")}
   {get("%type", Object, "%tensor", "type")}
   {get("%class", Api, "%api", "tensor")}
-  %is.tensor = icmp eq ptr %type, %class
-  br i1 %is.tensor, label %typed, label %no
-typed:
-  {get("%count", Object, "%tensor", "refcount")}
+  {get("%ndarray", Api, "%api", "ndarray")}
   {get("%offset", Api, "%api", "tensor_slot")}
+  %own = icmp eq i32 %count, 1
+  %is.tensor = icmp eq ptr %type, %class
+  %free = and i1 %own, %is.tensor
+  br i1 %free, label %typed, label %no
+typed:
   %distance = ptrtoint ptr %offset to i64
   %value.at = getelementptr i8, ptr %tensor, i64 %distance
   %array = load ptr, ptr %value.at
-  %own = icmp eq i32 %count, 1
-  %full = icmp ne ptr %array, null
-  %both = and i1 %own, %full
-  br i1 %both, label %inside, label %no
-inside:
+  %empty = icmp eq ptr %array, null
+  br i1 %empty, label %no, label %full
+full:
   {get("%class.inside", Object, "%array", "type")}
-  {get("%ndarray", Api, "%api", "ndarray")}
   {get("%holders", Object, "%array", "refcount")}
   {get("%weakrefs", Array, "%array", "weakrefs")}
   {get("%flags", Array, "%array", "flags")}
@@ -54,9 +60,70 @@ inside:
   %one = and i1 %is.array, %sole
   %two = and i1 %unwatched, %memory
   %all = and i1 %one, %two
-  br i1 %all, label %yes, label %no
-yes:
-  ret ptr %array
+  ret i1 %all
+no:
+  ret i1 false
+}}
+
+; a tensor to store an output in: one of the two latest, or a new one; null with an exception set
+define internal ptr @room(ptr %slot, ptr %api) {{
+  {get("%pool", Slot, "%slot", "pool")}
+  {get("%latest", Slot, "%slot", "latest")}
+  %alone = icmp eq ptr %pool, null
+  br i1 %alone, label %single, label %later
+single:
+  %unkept = call ptr @new(ptr %slot, ptr %api)
+  ret ptr %unkept
+later:
+  %later.at = getelementptr ptr, ptr %pool, i64 %latest
+  %later.tensor = load ptr, ptr %later.at
+  %later.free = call i1 @reusable(ptr %later.tensor, ptr %api)
+  br i1 %later.free, label %again, label %earlier
+again:
+  store i32 2, ptr %later.tensor  ; the reference count
+  ret ptr %later.tensor
+earlier:
+  %other = xor i64 %latest, 1
+  {put(Slot, "%slot", "latest", "%other")}
+  %other.at = getelementptr ptr, ptr %pool, i64 %other
+  %other.tensor = load ptr, ptr %other.at
+  %other.free = call i1 @reusable(ptr %other.tensor, ptr %api)
+  br i1 %other.free, label %alternate, label %replace
+alternate:
+  store i32 2, ptr %other.tensor
+  ret ptr %other.tensor
+replace:
+  %tensor = call ptr @new(ptr %slot, ptr %api)
+  %failed = icmp eq ptr %tensor, null
+  br i1 %failed, label %end, label %keep
+keep:
+  {get("%incref", Api, "%api", "incref")}
+  {get("%decref", Api, "%api", "decref")}
+  %old = load ptr, ptr %other.at
+  call void %incref(ptr %tensor)
+  store ptr %tensor, ptr %other.at
+  call void %decref(ptr %old)
+  br label %end
+end:
+  ret ptr %tensor
+}}
+
+; a new tensor for an output; null with an exception set
+define internal ptr @new(ptr %slot, ptr %api) {{
+  {get("%incref", Api, "%api", "incref")}
+  {get("%new_array", Api, "%api", "new_array")}
+  {get("%ndarray", Api, "%api", "ndarray")}
+  {get("%descr", Slot, "%slot", "descr")}
+  {get("%ndim", Slot, "%slot", "ndim")}
+  {get("%dims", Slot, "%slot", "dims")}
+  call void %incref(ptr %descr)  ; new_array takes the reference
+  %array = call ptr %new_array(ptr %ndarray, ptr %descr, i32 %ndim, ptr %dims, ptr null,
+                               ptr null, i32 0, ptr null)
+  %failed = icmp eq ptr %array, null
+  br i1 %failed, label %no, label %wrap
+wrap:
+  %tensor = call ptr @wrapped(ptr %array, ptr %api)
+  ret ptr %tensor
 no:
   ret ptr null
 }}
@@ -68,73 +135,28 @@ define internal i1 @make_outputs(ptr %call, ptr %api) {{
   {get("%start", Call, "%call", "table")}
   {get("%inputs", Call, "%call", "input_count")}
   {get("%states", Call, "%call", "state_count")}
-  {get("%incref", Api, "%api", "incref")}
-  {get("%new_array", Api, "%api", "new_array")}
-  {get("%ndarray", Api, "%api", "ndarray")}
-  %offset = add i64 %inputs, %states
-  %table = getelementptr ptr, ptr %start, i64 %offset
+  {get("%offset", Api, "%api", "tensor_slot")}
+  %distance = ptrtoint ptr %offset to i64
+  %first = add i64 %inputs, %states
+  %table = getelementptr ptr, ptr %start, i64 %first
   br label %head
 head:
   %i = phi i64 [ 0, %0 ], [ %i.next, %store ]
-  %i.next = add i64 %i, 1
   %done = icmp eq i64 %i, %count
   br i1 %done, label %yes, label %body
 body:
   {element("%slot", "%slots", "%i")}
-  {get("%pool", Slot, "%slot", "pool")}
-  %alone = icmp eq ptr %pool, null
-  br i1 %alone, label %make, label %later
-later:
-  {get("%latest", Slot, "%slot", "latest")}
-  %later.at = getelementptr ptr, ptr %pool, i64 %latest
-  %later.tensor = load ptr, ptr %later.at
-  %later.array = call ptr @reusable(ptr %later.tensor, ptr %api)
-  %later.held = icmp eq ptr %later.array, null
-  br i1 %later.held, label %earlier, label %again
-earlier:
-  %other = xor i64 %latest, 1
-  store i64 %other, ptr %latest.at
-  %other.at = getelementptr ptr, ptr %pool, i64 %other
-  %other.tensor = load ptr, ptr %other.at
-  %other.array = call ptr @reusable(ptr %other.tensor, ptr %api)
-  %other.held = icmp eq ptr %other.array, null
-  br i1 %other.held, label %make, label %again
-again:
-  %free.tensor = phi ptr [ %later.tensor, %later ], [ %other.tensor, %earlier ]
-  %free.array = phi ptr [ %later.array, %later ], [ %other.array, %earlier ]
-  store i32 2, ptr %free.tensor  ; the reference count
-  br label %store
-make:
-  %room = phi ptr [ null, %body ], [ %other.at, %earlier ]
-  {get("%descr", Slot, "%slot", "descr")}
-  {get("%ndim", Slot, "%slot", "ndim")}
-  {get("%dims", Slot, "%slot", "dims")}
-  call void %incref(ptr %descr)  ; new_array takes the reference
-  %array = call ptr %new_array(ptr %ndarray, ptr %descr, i32 %ndim, ptr %dims, ptr null,
-                               ptr null, i32 0, ptr null)
-  %no.array = icmp eq ptr %array, null
-  br i1 %no.array, label %no, label %wrap
-wrap:
-  %tensor = call ptr @wrapped(ptr %array, ptr %api)
-  %no.tensor = icmp eq ptr %tensor, null
-  br i1 %no.tensor, label %no, label %made
-made:
-  %no.room = icmp eq ptr %room, null
-  br i1 %no.room, label %store, label %keep
-keep:
-  {get("%decref", Api, "%api", "decref")}
-  %old = load ptr, ptr %room
-  call void %incref(ptr %tensor)
-  store ptr %tensor, ptr %room
-  call void %decref(ptr %old)
-  br label %store
+  %tensor = call ptr @room(ptr %slot, ptr %api)
+  %failed = icmp eq ptr %tensor, null
+  br i1 %failed, label %no, label %store
 store:
-  %use = phi ptr [ %free.tensor, %again ], [ %tensor, %made ], [ %tensor, %keep ]
-  %memory = phi ptr [ %free.array, %again ], [ %array, %made ], [ %array, %keep ]
-  {put(Slot, "%slot", "held", "%use")}
-  {get("%data", Array, "%memory", "data")}
+  {put(Slot, "%slot", "held", "%tensor")}
+  %array.at = getelementptr i8, ptr %tensor, i64 %distance
+  %array = load ptr, ptr %array.at
+  {get("%data", Array, "%array", "data")}
   %entry.at = getelementptr ptr, ptr %table, i64 %i
   store ptr %data, ptr %entry.at
+  %i.next = add i64 %i, 1
   br label %head
 yes:
   ret i1 true
@@ -158,6 +180,20 @@ body:
   call void %decref(ptr %held)  ; accepts null
   br label %head
 end:
+  ret void
+}}
+
+define internal void @release_states(ptr %call, ptr %api) {{
+  {get("%slots", Call, "%call", "states")}
+  {get("%count", Call, "%call", "state_count")}
+  call void @release(ptr %slots, i64 %count, ptr %api)
+  ret void
+}}
+
+define internal void @release_outputs(ptr %call, ptr %api) {{
+  {get("%slots", Call, "%call", "outputs")}
+  {get("%count", Call, "%call", "output_count")}
+  call void @release(ptr %slots, i64 %count, ptr %api)
   ret void
 }}
 
@@ -298,48 +334,60 @@ define internal ptr @enter(ptr %call, ptr %args, i64 %count) {{
   {get("%api", Call, "%call", "api")}
   {get("%want", Call, "%call", "input_count")}
   {get("%owner", Call, "%call", "owner")}
+  {get("%thread", Api, "%api", "thread")}
   %fits = icmp eq i64 %count, %want
   %free = icmp eq i64 %owner, 0
   %go = and i1 %fits, %free
   br i1 %go, label %take, label %miss
 take:
-  {get("%thread", Api, "%api", "thread")}
   %me = call i64 %thread()
   {get("%arena", Call, "%call", "arena")}
   %private = icmp eq ptr %arena, null
-  br i1 %private, label %enter, label %share
+  br i1 %private, label %inputs, label %share
 share:
   %taken = call i1 @take_arena(ptr %call, ptr %arena, i64 %me)
-  br i1 %taken, label %enter, label %miss
-enter:
+  br i1 %taken, label %inputs, label %miss
+inputs:
   store i64 %me, ptr %owner.at  ; no race: the GIL is held
-  {get("%states", Call, "%call", "states")}
-  {get("%state_count", Call, "%call", "state_count")}
   %bound = call i1 @bind_inputs(ptr %call, ptr %args, ptr %api)
-  br i1 %bound, label %state, label %leave
+  br i1 %bound, label %output, label %leave
 leave:
   call void @leave(ptr %call)
   br label %miss
 miss:
-  {get("%none", Api, "%api", "miss")}
+  {get("%missed", Api, "%api", "miss")}
   {get("%incref", Api, "%api", "incref")}
-  call void %incref(ptr %none)
-  ret ptr %none
-state:
-  %status = call i32 @bind_states(ptr %call, ptr %api)
-  switch i32 %status, label %error [ i32 0, label %output
-                                     i32 1, label %unfit ]
-unfit:
-  call void @release(ptr %states, i64 %state_count, ptr %api)
-  br label %leave
+  call void %incref(ptr %missed)
+  ret ptr %missed
 output:
-  {get("%outputs", Call, "%call", "outputs")}
-  {get("%output_count", Call, "%call", "output_count")}
   %made = call i1 @make_outputs(ptr %call, ptr %api)
-  br i1 %made, label %run, label %drop
+  br i1 %made, label %states, label %drop
+states:  ; last, as nothing that makes objects may come between
+  {get("%hold", Call, "%call", "hold")}
+  %alone = icmp eq i64 %hold, 0
+  br i1 %alone, label %borrow, label %hold.states
+borrow:
+  %borrowed = call i1 @borrow_states(ptr %call, ptr %api)
+  br i1 %borrowed, label %run.alone, label %hold.states
+run.alone:
+  {get("%function", Call, "%call", "run")}
+  {get("%table", Call, "%call", "table")}
+  %code.alone = call i32 %function(ptr %table)
+  br label %check
+hold.states:
+  %status = call i32 @hold_states(ptr %call, ptr %api)
+  switch i32 %status, label %drop [ i32 0, label %run
+                                    i32 1, label %unfit ]
+unfit:
+  call void @release_outputs(ptr %call, ptr %api)
+  call void @release_states(ptr %call, ptr %api)
+  br label %leave
 run:
-  %code = call i32 @execute(ptr %call, ptr %api)
-  call void @release(ptr %states, i64 %state_count, ptr %api)
+  %code.held = call i32 @execute(ptr %call, ptr %api)
+  call void @release_states(ptr %call, ptr %api)
+  br label %check
+check:
+  %code = phi i32 [ %code.alone, %run.alone ], [ %code.held, %run ]
   %good = icmp eq i32 %code, 0
   br i1 %good, label %wrap, label %bad
 wrap:
@@ -350,18 +398,21 @@ end:
   call void @leave(ptr %call)
   ret ptr %result
 bad:
-  call void @release(ptr %outputs, i64 %output_count, ptr %api)
+  call void @release_outputs(ptr %call, ptr %api)
   call void @leave(ptr %call)
   %none.result = call ptr @raise(ptr %call, i32 %code, ptr %api)
   ret ptr null
 drop:
-  call void @release(ptr %outputs, i64 %output_count, ptr %api)
-  br label %error
-error:
-  call void @release(ptr %states, i64 %state_count, ptr %api)
+  call void @release_outputs(ptr %call, ptr %api)
+  call void @release_states(ptr %call, ptr %api)
   call void @leave(ptr %call)
   ret ptr null
 }}
 """
 
-TEXT = BIND + _OUTPUTS + _CALL + ROUTE
+_DECLARED = """
+declare ptr @fitting(ptr, ptr, ptr)
+declare i1 @borrow_states(ptr, ptr)
+"""
+
+TEXTS = (CHECKS, QUICK + _DECLARED + BIND + _OUTPUTS + _CALL + ROUTE)

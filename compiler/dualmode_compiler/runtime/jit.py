@@ -1,6 +1,7 @@
-"""LLVM IR text to machine code in this process, through llvmlite and the cache on disk.
+"""LLVM IR text to machine code in this process, through LLVM and the cache on disk.
 
-What is in the cache needs neither LLVM nor llvmlite, which is imported at the first miss.
+LLVM runs in a process of its own (`apart`), or in threads of this one (`crew`). What is in the
+cache needs neither; llvmlite is imported only where its library is of a version that is not known.
 """
 
 from __future__ import annotations
@@ -8,19 +9,28 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import apart, cpu, elf, llvm
+from ..lazy import lazy
+from ..records import dataclass
 from . import cache as store
+from . import cpu, elf, llvm
 from .caches import Caches, caches
 
+if TYPE_CHECKING:  # what is in the cache needs neither
+    from .apart import Request
+    from .crew import Crew, Job
+
 Library = Any  # `elf.Library`, or `lljit.Library` where the platform is another one
-# What `create_target_machine` is asked for, besides the CPU.
-_OPTIONS = {"opt": 2, "reloc": "pic", "codemodel": "small", "jit": True}
+_LEVEL = 2  # of LLVM's optimization while it selects and orders instructions
+QUICK = "; quick\n"
+"""Text that begins so is compiled as it stands, in a fifth of the time: for code without hot loops,
+which keeps in memory what several of its blocks use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +61,6 @@ class Host:
 
 
 @cache
-def _llvm() -> Any:
-    import llvmlite.binding as binding
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    return binding
-
-
-@cache
 def llvm_version() -> str:
     """What tells this installation of llvmlite from others, found without importing it."""
     folder = llvm.folder()
@@ -76,25 +77,29 @@ def llvm_version() -> str:
 @cache
 def host() -> Host:
     """This machine's CPU."""
+    return _known_host() or _host(*_ask_for_host())
+
+
+@cache
+def _known_host() -> Host | None:
+    """This machine's CPU, where the cache on disk knows of it."""
+    key = _host_key()
+    known = None if key is None else store.get(key, "the CPU's features")
+    return None if known is None else _host(*known.decode().split("\n"))
+
+
+@cache
+def _host_key() -> str | None:
     identity = cpu.identity()
-    if identity is None:
-        return _host(*_work("describe"))
-    key = store.digest("host", identity, llvm_version())
-    known = store.get(key, "the CPU's features")
-    if known is None:
-        known = "\n".join(_work("describe")).encode()
-        store.put(key, known, "the CPU's features")
-    return _host(*known.decode().split("\n"))
+    return None if identity is None else store.digest("host", identity, llvm_version())
 
 
-def _describe() -> tuple[str, str, str]:
-    """The triple, CPU and features of this machine, as LLVM names them."""
-    library = llvm.library()
-    if library is not None:
-        return llvm.describe(library)
-    binding = _llvm()
-    features = binding.get_host_cpu_features().flatten()
-    return binding.get_process_triple(), binding.get_host_cpu_name(), features
+def _ask_for_host() -> tuple[str, str, str]:
+    said: tuple[str, str, str] = _Work("describe").result()
+    key = _host_key()
+    if key is not None:
+        store.put(key, "\n".join(said).encode(), "the CPU's features")
+    return said
 
 
 def _host(triple: str, cpu_name: str, features: str) -> Host:
@@ -110,185 +115,186 @@ def _host(triple: str, cpu_name: str, features: str) -> Host:
     return Host(triple, cpu_name, features, width, registers, "fma" in on or not x86)
 
 
-_idle: dict[tuple[Host, Any], list[Any]] = {}
+def start() -> bool:
+    """Start what makes code, where nothing is known yet of this machine's CPU; whether it is."""
+    if host.cache_info().currsize or _known_host() is not None:
+        return True
+    from . import apart
 
-
-@contextmanager
-def _machine(target: Host, library: Any = None) -> Iterator[Any]:
-    """A target machine that no other thread has at the moment, llvmlite's or that of `library`."""
-    idle = _idle.setdefault((target, library), [])
-    try:
-        machine = idle.pop()
-    except IndexError:  # asked first, another thread could take it in between
-        machine = _new_machine(target, library)
-    try:
-        yield machine
-    finally:
-        idle.append(machine)
-
-
-def _new_machine(target: Host, library: Any = None) -> Any:
-    if library is not None:
-        return llvm.new_machine(library, target.triple, target.cpu, target.features, _OPTIONS)
-    return (
-        _llvm()
-        .Target.from_triple(target.triple)
-        .create_target_machine(cpu=target.cpu, features=target.features, **_OPTIONS)
-    )
-
-
-def load_compiler() -> None:
-    """Load what compiles, which takes some milliseconds, in a thread of the caller's choice."""
     if apart.settings.wanted:
         with suppress(apart.Unavailable):
             apart.start()
-        return
-    if llvm.library() is None:
-        _llvm()
+    return False
 
 
-def compile_text(text: str, target: Host | None = None, promote: str = "") -> bytes:
-    """An object file from LLVM IR text. No IR passes run: the text is vectorised already.
+class InternalError(RuntimeError):
+    """LLVM cannot compile what was written for it: the fault is the compiler's."""
+
+    def __init__(self, text: str, said: str) -> None:
+        from tempfile import NamedTemporaryFile
+
+        where = ""
+        with suppress(OSError):
+            with NamedTemporaryFile("w", prefix="dualmode-", suffix=".ll", delete=False) as file:
+                file.write(text)
+            where = f" with {file.name}, which has the code"
+        super().__init__(
+            "LLVM cannot compile the code that dualmode has made. This is a bug of dualmode, not "
+            f"of your program: please report it{where}. Meanwhile DUALMODE_JIT=0 runs functions "
+            "without compiling them, and DUALMODE_KERNELS=numpy computes eager operations with "
+            f"NumPy. LLVM said:\n{said}"
+        )
+
+
+class Making:
+    """Machine code of one text that is being made, or was found in the cache on disk."""
+
+    def __init__(self, text: str, target: Host, promote: str, look: bool) -> None:
+        self._text, self._target, self._promote = text, target, promote
+        look = look and store.settings.enabled
+        self._made = store.get(self._key, self._what) if look else None
+        self.found = self._made is not None
+        self._work = None if self.found else _compile(text, target, promote)
+
+    @lazy
+    def _key(self) -> str:
+        how = (*astuple(self._target), _level(self._text), llvm.OPTIONS, self._promote)
+        return store.digest("code", llvm_version(), "\n".join(map(repr, how)), self._text)
+
+    @property
+    def _what(self) -> str:
+        return f"machine code of {len(self._text)} characters"
+
+    def result(self) -> bytes:
+        """The object file, as soon as it is there.
+
+        Raises:
+            InternalError: LLVM does not accept the text, or has failed over it.
+        """
+        if self._made is None:
+            assert self._work is not None
+            try:
+                self._made = self._work.result()
+            except RecursionError:
+                raise
+            except RuntimeError as error:
+                raise InternalError(self._text, str(error)) from None
+        return self._made
+
+    def keep(self) -> None:
+        """Put it into the cache."""
+        if not self.found and store.settings.enabled:
+            store.put(self._key, self.result(), self._what)
+
+
+def begin(text: str, target: Host | None = None, promote: str = "", look: bool = True) -> Making:
+    """Begin to make machine code of LLVM IR text, while the caller goes on. No IR passes run: the
+    text is vectorised already.
 
     Args:
         promote: a function whose variables in memory are put in registers first.
+        look: whether it may be in the cache.
+    """
+    return Making(text, target or host(), promote, look)
+
+
+def compile_text(text: str, target: Host | None = None, promote: str = "") -> bytes:
+    """An object file from LLVM IR text; see `begin`.
 
     Raises:
-        RuntimeError: LLVM does not accept the text.
+        InternalError: LLVM does not accept the text, or has failed over it.
     """
     return compile_texts([text], target, promote)[0]
 
 
 def compile_texts(texts: list[str], target: Host | None = None, promote: str = "") -> list[bytes]:
     """`compile_text` of each; those that are not in the cache at the same time."""
-    target = target or host()
-    options = "\n".join(map(repr, (*astuple(target), *_OPTIONS.items(), promote)))
-    keys = [store.digest("code", llvm_version(), options, text) for text in texts]
-    found = [
-        store.get(key, f"machine code of {len(text)} characters")
-        for key, text in zip(keys, texts, strict=True)
-    ]
-    missing = [k for k, code in enumerate(found) if code is None]
-    made = (
-        _work("compile", [texts[k] for k in missing], astuple(target), promote) if missing else []
-    )
-    for k, code in zip(missing, made, strict=True):
-        found[k] = code
-        store.put(keys[k], code, f"machine code of {len(texts[k])} characters")
-    return [code for code in found if code is not None]
-
-
-def _work(name: str, *args: Any) -> Any:
-    """What `WORK` names, in a process of its own if that is wanted and can be had."""
-    if apart.settings.wanted:
-        with suppress(apart.Unavailable):
-            return apart.ask(name, *args)
-    return WORK[name](*args)
-
-
-def _in_parallel(texts: list[str], fields: tuple[Any, ...], promote: str) -> list[bytes]:
-    """Machine code for the `Host` of these `fields`. As many texts at the same time as there are
-    cores: a thread that is done with one takes the next. The import of `concurrent.futures` would
-    take as long as a small module does."""
-    *plain, sizes = fields
-    target = Host(*plain, caches=Caches(*sizes))
-    made: dict[int, bytes | Exception] = {}
-    waiting = iter(range(len(texts)))  # of which each is taken once
-
-    def work() -> None:
-        for k in waiting:
-            try:
-                made[k] = _generate(texts[k], target, promote)
-            except Exception as error:
-                made[k] = error
-
-    count = min(len(texts), max(2, os.cpu_count() or 2))
-    threads = [threading.Thread(target=work) for _ in range(count - 1)]
-    for thread in threads:
-        thread.start()
-    try:
-        work()
-    finally:
-        for thread in threads:
-            thread.join()
-    return [_code(made[k]) for k in range(len(texts))]
-
-
-def _code(made: bytes | Exception) -> bytes:
-    if isinstance(made, Exception):
-        raise made
+    codes = [begin(text, target, promote) for text in texts]
+    made = [code.result() for code in codes]
+    for code in codes:
+        code.keep()
     return made
 
 
-WORK: dict[str, Callable[..., Any]] = {"describe": _describe, "compile": _in_parallel}
-"""All that LLVM does, by name; arguments and results are plain data."""
+def _compile(text: str, target: Host, promote: str) -> _Work:
+    how = (target.triple, target.cpu, target.features, _level(text))
+    return _Work("object_code", *how, text, promote)
 
 
-def _generate(text: str, target: Host, promote: str) -> bytes:
-    library = None if promote else llvm.library()
-    if library is not None:
-        with _machine(target, library) as machine:
-            return llvm.object_code(library, machine, text)
-    binding = _llvm()
-    module = binding.parse_assembly(text, binding.create_context())
-    with _machine(target) as machine:
-        if promote:
-            _promote(module.get_function(promote), machine)
-        return _emit(machine, module)
+def _level(text: str) -> int:
+    return 0 if text.startswith(QUICK) else _LEVEL
 
 
-def _promote(function: Any, machine: Any) -> None:
-    """Variables in memory become values in registers."""
-    if function.is_declaration:
-        return
-    binding = _llvm()
-    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())
-    passes = binding.create_new_function_pass_manager()
-    passes.add_sroa_pass()
-    passes.run(function, builder)
+class _Work:
+    """A method of `llvm.Library`, called where LLVM is: in a process of its own if that is wanted
+    and can be had, else here, by threads and by whoever waits for the result."""
 
+    def __init__(self, name: str, *args: Any) -> None:
+        from . import apart
 
-def _emit(machine: Any, module: Any) -> bytes:
-    """`machine.emit_object(module)`, but for llvmlite's lock, which lets one thread at a time into
-    LLVM. Here the thread has a context and a machine of its own, which is what LLVM asks for."""
-    ffi = _llvm().ffi
-    message = ctypes.c_char_p()
-    code = _emitter()(machine._ptr, module._ptr, 1, ctypes.byref(message))
-    if not code:
-        return machine.emit_object(module)  # raises, with the message
-    try:
-        start, size = ffi.lib.LLVMPY_GetBufferStart(code), ffi.lib.LLVMPY_GetBufferSize(code)
-        return ctypes.string_at(start, size)
-    finally:
-        ffi.lib.LLVMPY_DisposeMemoryBuffer(code)
+        self._what = (name, *args)
+        self._request: Request | None = None
+        self._job: Job | None = None
+        if apart.settings.wanted:
+            with suppress(apart.Unavailable):
+                self._request = apart.ask(*self._what)
+        if self._request is None:
+            self._job = self._here()
+
+    def _here(self) -> Job:
+        return _crew().submit(*self._what, size=sum(len(str(x)) for x in self._what))
+
+    def result(self) -> Any:
+        from . import apart
+
+        if self._request is not None:
+            with suppress(apart.Unavailable):
+                return apart.result(self._request)
+        self._request = None
+        self._job = self._job or self._here()
+        return _crew().wait(self._job)
 
 
 @cache
-def _emitter() -> Any:
-    ffi = _llvm().ffi
-    emit = ctypes.CDLL(ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
-    emit.argtypes = [
-        ffi.LLVMTargetMachineRef,
-        ffi.LLVMModuleRef,
-        ctypes.c_int,
-        ctypes.POINTER(ctypes.c_char_p),
-    ]
-    emit.restype = ffi.LLVMMemoryBufferRef
-    return emit
+def _crew() -> Crew:
+    """The threads of this process that use LLVM. Whoever waits for them works too. The process ends
+    after them, and forks when there are none: a child would wait for ever for what they hold."""
+    from .cores import cores
+    from .crew import Crew
+
+    def start(run: Callable[[], None]) -> None:
+        threading.Thread(target=run, name="dualmode-llvm").start()
+
+    made = Crew(_here, cores() - 1, start)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lambda: _rest(made))
+    return made
 
 
-def assembly(text: str, target: Host | None = None) -> str:
-    """The assembly that LLVM generates for `text`, to read."""
-    with _machine(target or host()) as machine:
-        return machine.emit_assembly(_llvm().parse_assembly(text))
+def _rest(crew: Crew) -> None:
+    while crew.busy:
+        time.sleep(1e-3)
 
 
-def promoted(text: str, function: str) -> str:
-    """`text` with variables of `function` in registers, to read."""
-    module = _llvm().parse_assembly(text)
-    with _machine(host()) as machine:
-        _promote(module.get_function(function), machine)
-    return str(module)
+def _here(name: str, *args: Any) -> Any:
+    with _loading:
+        library = _library()
+    return getattr(library, name)(*args)
+
+
+_loading = threading.Lock()
+
+
+@cache
+def _library() -> Any:
+    """llvmlite's library, or llvmlite where that is not of a known version."""
+    file = llvm.file()
+    if file is not None:
+        with suppress(OSError, AttributeError):
+            return llvm.Library(file)
+    from .bindings import Bindings
+
+    return Bindings()
 
 
 def load(
@@ -305,8 +311,11 @@ def load(
     if elf.supported:
         return elf.Library(parts, exports, imports or {})
     from . import lljit
+    from .bindings import binding, new_machine
 
-    return lljit.Library(parts, exports, imports or {}, _llvm(), lambda: _new_machine(host()))
+    target = host()
+    how = (target.triple, target.cpu, target.features, _LEVEL)
+    return lljit.Library(parts, exports, imports or {}, binding(), lambda: new_machine(*how))
 
 
 def function(address: int, restype: Any, *argtypes: Any) -> Any:

@@ -14,11 +14,12 @@ import sys
 import sysconfig
 import weakref
 from ctypes import POINTER, Structure, c_char, c_char_p, c_double, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+from ..records import dataclass
 
 CONTIGUOUS = 0x001  # NPY_ARRAY_C_CONTIGUOUS, and so on
 OWNS_DATA = 0x004

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import math
 import os
 import threading
 
 from . import jit
+from .cores import cores
 from .pool_text import LONG_JOB, MOST_THREADS, text
 
 __all__ = ["LONG_JOB", "cores", "num_threads", "set_threads", "shutdown", "symbols"]
@@ -113,32 +113,3 @@ def _default() -> int:
     if n < 1:
         raise ValueError(f"DUALMODE_NUM_THREADS must be a whole number of at least 1, got {text!r}")
     return min(n, MOST_THREADS)
-
-
-def cores() -> int:
-    """Whole cores that this process may use, by affinity and by cgroup quota; at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        n = len(os.sched_getaffinity(0))
-    else:
-        n = os.cpu_count() or 1
-    return max(1, math.floor(min(n, _quota())))
-
-
-def _quota() -> float:
-    """Cores that the cgroup grants (version 2, then 1), or infinity."""
-    try:
-        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        pass
-    try:
-        granted = int(_read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
-        period = int(_read("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
-    except (OSError, ValueError):
-        return math.inf
-    return granted / period if granted > 0 else math.inf
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read()
