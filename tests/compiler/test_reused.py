@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import dualmode as dm
-from dualmode_compiler.runtime import aligned, arena, reused
+from dualmode_compiler.runtime import aligned, arena, entry_native, reused
 from dualmode_compiler.runtime.layout import standard
 
 pytestmark = pytest.mark.skipif(
@@ -25,6 +26,7 @@ X = dm.asarray(np.arange(SIZE, dtype=np.float32))
 @pytest.fixture(autouse=True)
 def blocks() -> Iterator[reused.Blocks]:
     dm.add(X, 1.0)
+    gc.collect()  # functions keep results
     aligned.give_back()
     code = aligned._code()
     assert code is not None
@@ -79,6 +81,19 @@ def test_variables_and_results_of_functions_are_their_own(blocks: reused.Blocks)
         dm.add(X, float(k))
     np.testing.assert_array_equal(held, before)
     np.testing.assert_array_equal(v.numpy(), value)
+
+
+def test_so_do_results_of_functions_that_keep_none(
+    blocks: reused.Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry_native, "POOLED", 0)
+    plus = dm.function(lambda x: x + 1.0)
+    there = _address(plus(X))
+    assert blocks.held == 4 * SIZE
+    result = plus(X)
+    assert _address(result) == there
+    assert _address(plus(X)) != there
+    np.testing.assert_array_equal(result, 1 + np.arange(SIZE, dtype=np.float32))
 
 
 def test_there_are_bounds(blocks: reused.Blocks) -> None:

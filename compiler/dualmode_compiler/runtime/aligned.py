@@ -4,8 +4,8 @@ NumPy's own arrays begin 16 bytes into a line, so that every wide load and store
 two lines. The handler is set only while one of our arrays is made; all others of the process are
 as before. An array keeps the handler that made its memory and gives it back through that.
 
-There is a second handler, for what `new_result` makes: the results of eager ops. Large blocks of
-theirs go round (`reused.py`).
+There is a second handler, for what `new_result` makes: results of eager ops, and of compiled
+functions. Large blocks of theirs go round (`reused.py`).
 """
 
 from __future__ import annotations
@@ -28,18 +28,7 @@ LEAST = 512  # elements; a smaller array is not worth the time to set the handle
 _HUGE = 1 << 21
 # Places in NumPy's table of C functions.
 _NEW_FROM_DESCR, _NEW_COPY, _SET_HANDLER = 94, 85, 304
-_MAKERS = ("new_array", "new_result", "copy_array")
-
-
-def _new(name: str, handler: str) -> str:
-    """The text of a function as PyArray_NewFromDescr."""
-    given = "ptr %0, ptr %1, i32 %2, ptr %3, ptr %4, ptr %5, i32 %6, ptr %7"
-    return f"""
-define ptr @{name}({given}) {{
-  %array = call ptr @new(ptr @{handler}, {given})
-  ret ptr %array
-}}
-"""
+_MAKERS = ("new_result", "copy_array")
 
 
 _TEXT = f"""
@@ -143,9 +132,9 @@ end:
   ret ptr %array
 }}
 
-; PyArray_NewFromDescr, by the handler %handler
-define internal ptr @new(ptr %handler, ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides,
-                         ptr %data, i32 %flags, ptr %object) {{
+; PyArray_NewFromDescr
+define ptr @new_result(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides, ptr %data,
+                       i32 %flags, ptr %object) {{
   br label %head
 head:
   %i = phi i32 [ 0, %0 ], [ %i.next, %body ]
@@ -168,7 +157,7 @@ plain:
                                         ptr %data, i32 %flags, ptr %object)
   ret ptr %as.it.is
 set:
-  %old = call ptr @numpy_set_handler(ptr %handler)
+  %old = call ptr @numpy_set_handler(ptr @dm_reusing)
   %failed = icmp eq ptr %old, null
   br i1 %failed, label %plain, label %make
 make:
@@ -178,8 +167,6 @@ make:
   ret ptr %result
 }}
 
-{_new("new_array", "dm_handler")}
-{_new("new_result", "dm_reusing")}
 ; PyArray_NewCopy
 define ptr @copy_array(ptr %source, i32 %order) {{
   %old = call ptr @numpy_set_handler(ptr @dm_handler)
@@ -265,7 +252,7 @@ def functions() -> dict[str, int]:
     if code is not None:
         return {name: code.library[name] for name in _MAKERS}
     new, copy = numpy_api()[_NEW_FROM_DESCR], numpy_api()[_NEW_COPY]
-    return {"new_array": new, "new_result": new, "copy_array": copy}
+    return {"new_result": new, "copy_array": copy}
 
 
 def give_back() -> None:

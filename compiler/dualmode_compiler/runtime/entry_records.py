@@ -19,7 +19,7 @@ class Api(Structure):
         (name, c_void_p)
         for name in (
             *("tensor", "tensor_slot", "ndarray", "float", "int", "none", "miss"),
-            *("incref", "decref", "new_array", "copy_array", "alloc", "thread"),
+            *("incref", "decref", "copy_array", "alloc", "thread"),
             *("release_gil", "take_gil", "new_tuple", "set_item", "from_long", "as_long", "call"),
             *("vectorcall", "new_method", "new_result", "variable", "variable_slot"),
         )

@@ -111,14 +111,14 @@ end:
 ; a new tensor for an output; null with an exception set
 define internal ptr @new(ptr %slot, ptr %api) {{
   {get("%incref", Api, "%api", "incref")}
-  {get("%new_array", Api, "%api", "new_array")}
+  {get("%new_result", Api, "%api", "new_result")}
   {get("%ndarray", Api, "%api", "ndarray")}
   {get("%descr", Slot, "%slot", "descr")}
   {get("%ndim", Slot, "%slot", "ndim")}
   {get("%dims", Slot, "%slot", "dims")}
-  call void %incref(ptr %descr)  ; new_array takes the reference
-  %array = call ptr %new_array(ptr %ndarray, ptr %descr, i32 %ndim, ptr %dims, ptr null,
-                               ptr null, i32 0, ptr null)
+  call void %incref(ptr %descr)  ; new_result takes the reference
+  %array = call ptr %new_result(ptr %ndarray, ptr %descr, i32 %ndim, ptr %dims, ptr null,
+                                ptr null, i32 0, ptr null)
   %failed = icmp eq ptr %array, null
   br i1 %failed, label %no, label %wrap
 wrap:
