@@ -141,12 +141,14 @@ class Levels:
         step: int,
         body: Callable[[str, list[str]], list[str]],
         carried: Sequence[tuple[str, str]] = (),
+        empty: bool = False,
     ) -> list[str]:
-        """A counted loop of at least one iteration.
+        """A counted loop.
 
         Args:
             body: `(index, carried values) -> next carried values`.
             carried: (LLVM type, initial value) of what the iterations pass on.
+            empty: whether there may be no iteration.
 
         Returns:
             The carried values after the last iteration.
@@ -160,15 +162,26 @@ class Levels:
         following = self.w.emit(f"add nuw nsw i64 {index}, {step}")
         more = self.w.emit(f"icmp ult i64 {following}, {stop}")
         outer = self.levels[-1].block
-        outer.lines += [f"  br label %{head}", f"{head}:"]
-        entries = [("i64", index, start, following)]
-        entries += [(t, p, i, n) for (t, i), p, n in zip(carried, phis, new, strict=True)]
-        for kind, phi, first, again in entries:
-            outer.lines.append(
-                f"  {phi} = phi {kind} [ {first}, %{outer.label} ], [ {again}, %{block.label} ]"
-            )
+        self.w.lines = outer.lines
+        begin = f"label %{head}"
+        if empty:
+            some = self.w.emit(f"icmp ult i64 {start}, {stop}")
+            begin = f"i1 {some}, label %{head}, label %{done}"
+        outer.lines += [f"  br {begin}", f"{head}:"]
+
+        def meet(kind: str, phi: str, first: str, again: str) -> None:
+            ends = f"[ {first}, %{outer.label} ], [ {again}, %{block.label} ]"
+            outer.lines.append(f"  {phi} = phi {kind} {ends}")
+
+        meet("i64", index, start, following)
+        for (kind, first), phi, again in zip(carried, phis, new, strict=True):
+            meet(kind, phi, first, again)
         outer.lines += block.lines
         outer.lines += [f"  br i1 {more}, label %{head}, label %{done}", f"{done}:"]
+        if empty:
+            last, new = new, [self.w.fresh() for _ in carried]
+            for (kind, first), out, again in zip(carried, new, last, strict=True):
+                meet(kind, out, first, again)
         outer.label = done
         return new
 

@@ -51,29 +51,7 @@ class SizedNest(Nest):
         carried: Carried = (),
     ) -> list[str]:
         """`loop`, of which there may be no iteration."""
-        head, done = self.label("loop"), self.label("done")
-        index, phis, outs = self.w.fresh(), *([self.w.fresh() for _ in carried] for _ in range(2))
-        self.open(self.inherit(Block([], head)), None, index)
-        new = body(index, phis)
-        block = self.close().block
-        self.w.lines = block.lines
-        following = self.w.emit(f"add nuw nsw i64 {index}, {step}")
-        more = self.w.emit(f"icmp ult i64 {following}, {stop}")
-        outer = self.levels[-1].block
-        self.w.lines = outer.lines
-        some = self.w.emit(f"icmp ult i64 {start}, {stop}")
-        outer.lines += [f"  br i1 {some}, label %{head}, label %{done}", f"{head}:"]
-        before, last = outer.label, block.label
-        entries = [("i64", index, start, following)]
-        entries += [(t, p, i, n) for (t, i), p, n in zip(carried, phis, new, strict=True)]
-        for kind, phi, first, again in entries:
-            outer.lines.append(f"  {phi} = phi {kind} [ {first}, %{before} ], [ {again}, %{last} ]")
-        outer.lines += block.lines
-        outer.lines += [f"  br i1 {more}, label %{head}, label %{done}", f"{done}:"]
-        for (kind, first), out, again in zip(carried, outs, new, strict=True):
-            outer.lines.append(f"  {out} = phi {kind} [ {first}, %{before} ], [ {again}, %{last} ]")
-        outer.label = done
-        return outs
+        return self.loop(start, stop, step, body, carried, empty=True)
 
     def emit(self, text: str) -> str:
         """An instruction at the innermost open level."""

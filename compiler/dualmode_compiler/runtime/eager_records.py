@@ -57,17 +57,14 @@ class Kernel(Structure):
     ]
 
 
-class Operation(Structure):
-    """An op, as its builtin knows it.
+class Builtin(Structure):
+    """The beginning of the record of any op: what every builtin knows.
 
     Attributes:
         api: objects and functions of the interpreter.
         obstacles: a list that is not empty while operands are left to others.
         make: Python callable that makes the kernel for its arguments, and then computes.
         vectorcall: how to call it.
-        count: of operands.
-        kernels: by the type number of the last operand that is an array; null where not yet made.
-        recording: a list that is not empty while somebody has to hear that a variable is read.
     """
 
     keep: Any
@@ -77,6 +74,19 @@ class Operation(Structure):
         ("obstacles", c_void_p),
         ("make", c_void_p),
         ("vectorcall", c_void_p),
+    ]
+
+
+class Operation(Builtin):
+    """An elementwise op.
+
+    Attributes:
+        count: of operands.
+        kernels: by the type number of the last operand that is an array; null where not yet made.
+        recording: a list that is not empty while somebody has to hear that a variable is read.
+    """
+
+    _fields_ = [
         ("count", c_int64),
         ("kernels", POINTER(POINTER(Kernel) * DTYPES)),
         ("recording", c_void_p),
@@ -148,11 +158,10 @@ ROLES = {"row": 0, "one": 1, "shared": 2}
 the one row that it has for all."""
 
 
-class Along(Structure):
-    """An op along an axis, as its builtin knows it.
+class Along(Builtin):
+    """An op along an axis.
 
     Attributes:
-        api, obstacles, make, vectorcall: as of an `Operation`.
         count: of arguments.
         kinds: a bit for each type number that the first operand may have.
         whole: whether the result has the first operand's shape.
@@ -162,13 +171,7 @@ class Along(Structure):
             there are columns.
     """
 
-    keep: Any
-    __hash__ = object.__hash__
     _fields_ = [
-        ("api", POINTER(Api)),
-        ("obstacles", c_void_p),
-        ("make", c_void_p),
-        ("vectorcall", c_void_p),
         ("count", c_int64),
         ("kinds", c_int64),
         ("whole", c_int64),
@@ -263,17 +266,10 @@ class ProductKernels(Structure):
     ]
 
 
-class Matmul(Structure):
-    """The product of matrices, as its builtin knows it: as an `Operation`, and objects of the
-    interpreter."""
+class Matmul(Builtin):
+    """The product of matrices; `true` and `false` are objects of the interpreter."""
 
-    keep: Any
-    __hash__ = object.__hash__
     _fields_ = [
-        ("api", POINTER(Api)),
-        ("obstacles", c_void_p),
-        ("make", c_void_p),
-        ("vectorcall", c_void_p),
         ("true", c_void_p),
         ("false", c_void_p),
         ("kernels", POINTER(ProductKernels)),
@@ -289,12 +285,10 @@ ELEMENTS = {"float32": "float", "float64": "double", "int32": "i32", "int64": "i
 A kind counts them from 1."""
 
 
-class Moves(Structure):
-    """An op that moves elements along an axis, as its builtin knows it.
+class Moves(Builtin):
+    """An op that moves elements along an axis; `make` makes the kernel in `kernels`.
 
     Attributes:
-        api, obstacles, make, vectorcall: as of an `Operation`; `make` makes the kernel in `kernels`
-            for its arguments, and then computes.
         int32, int64: type numbers of indices.
         sizes: bytes of an element, by type number.
         kinds: which of the elements that are added one by one they are, by type number; else 0.
@@ -304,13 +298,7 @@ class Moves(Structure):
         true, false: objects of the interpreter.
     """
 
-    keep: Any
-    __hash__ = object.__hash__
     _fields_ = [
-        ("api", POINTER(Api)),
-        ("obstacles", c_void_p),
-        ("make", c_void_p),
-        ("vectorcall", c_void_p),
         ("int32", c_int64),
         ("int64", c_int64),
         ("sizes", c_int64 * DTYPES),

@@ -189,21 +189,13 @@ _OWN = f"""\
   %own = and i1 %own.both, %own.data"""
 # nobody but the variable holds %tensor and its %array, which may be written into
 
-_BORROW = f"""
-; states as they are, where no other code runs before the executable has; false if one does not
-; fit, or is written and its variable is not the only one to hold it
-define i1 @borrow_states(ptr %call, ptr %api) {{
+_ALL_STATES = f"""\
   {get("%count", Call, "%call", "state_count")}
   {get("%slots", Call, "%call", "states")}
   {get("%start", Call, "%call", "table")}
-  {get("%offset", Call, "%call", "input_count")}
-  %table = getelementptr ptr, ptr %start, i64 %offset
-  br label %head
-head:
-  %i = phi i64 [ 0, %0 ], [ %i.next, %store ]
-  %done = icmp eq i64 %i, %count
-  br i1 %done, label %yes, label %body
-body:
+  {get("%offset", Call, "%call", "input_count")}"""
+
+_FITTING = f"""\
   {element("%slot", "%slots", "%i")}
   {get("%tensor.at", Slot, "%slot", "place")}
   %tensor = load ptr, ptr %tensor.at
@@ -213,7 +205,22 @@ set:
   %array = call ptr @fitting(ptr %tensor.at, ptr %slot, ptr %api)
   %unfit = icmp eq ptr %array, null
   br i1 %unfit, label %no, label %fits
-fits:
+fits:"""
+# the %array of state %i if that fits, else on to `no`
+
+_BORROW = f"""
+; states as they are, where no other code runs before the executable has; false if one does not
+; fit, or is written and its variable is not the only one to hold it
+define i1 @borrow_states(ptr %call, ptr %api) {{
+{_ALL_STATES}
+  %table = getelementptr ptr, ptr %start, i64 %offset
+  br label %head
+head:
+  %i = phi i64 [ 0, %0 ], [ %i.next, %store ]
+  %done = icmp eq i64 %i, %count
+  br i1 %done, label %yes, label %body
+body:
+{_FITTING}
 {_OWN}
   {get("%written", Slot, "%slot", "mode")}
   %read.only = icmp eq i64 %written, 0
@@ -236,10 +243,7 @@ no:
 _STATES = f"""
 ; states with references to their arrays: 0, or 1 when one does not fit, or 2 with an exception set
 define internal i32 @hold_states(ptr %call, ptr %api) {{
-  {get("%count", Call, "%call", "state_count")}
-  {get("%slots", Call, "%call", "states")}
-  {get("%start", Call, "%call", "table")}
-  {get("%offset", Call, "%call", "input_count")}
+{_ALL_STATES}
   {get("%incref", Api, "%api", "incref")}
   %table = getelementptr ptr, ptr %start, i64 %offset
   br label %head
@@ -249,16 +253,7 @@ head:
   %done = icmp eq i64 %i, %count
   br i1 %done, label %bound, label %body
 body:
-  {element("%slot", "%slots", "%i")}
-  {get("%tensor.at", Slot, "%slot", "place")}
-  %tensor = load ptr, ptr %tensor.at
-  %unset = icmp eq ptr %tensor, null
-  br i1 %unset, label %miss, label %set
-set:
-  %array = call ptr @fitting(ptr %tensor.at, ptr %slot, ptr %api)
-  %unfit = icmp eq ptr %array, null
-  br i1 %unfit, label %miss, label %fits
-fits:
+{_FITTING}
   {get("%written", Slot, "%slot", "mode")}
   %read.only = icmp eq i64 %written, 0
   br i1 %read.only, label %hold, label %shared
@@ -281,7 +276,7 @@ bind:
   br label %head
 bound:
   ret i32 0
-miss:
+no:
   ret i32 1
 error:
   ret i32 2

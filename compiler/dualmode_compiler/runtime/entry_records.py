@@ -144,7 +144,11 @@ def field(structure: type[Structure], pointer: str, name: str) -> str:
 
 
 def llvm_type(structure: type[Structure], name: str) -> str:
-    return _LLVM.get(dict(structure._fields_)[name], "ptr")  # pyright: ignore
+    for known in structure.__mro__:  # the fields that come first are those of a base
+        for its, kind, *_ in vars(known).get("_fields_", ()):
+            if its == name:
+                return _LLVM.get(kind, "ptr")
+    raise AttributeError(f"{structure.__name__} has no field {name}")
 
 
 def get(result: str, structure: type[Structure], pointer: str, name: str) -> str:
