@@ -41,6 +41,10 @@ TINY = Training("tiny", sizes=(3, 20, 1), batch=4, activation="tanh", optimizer=
 IRIS = Training("iris", sizes=(3, 32, 1), batch=10)
 MNIST_MLP = Training("mnist_mlp", sizes=(784, 256, 128, 10), batch=64, loss="sparse_crossentropy")
 WIDE_MLP = Training("wide_mlp", sizes=(512, 1024, 1024, 512), batch=128)
+MNIST_DROPOUT, WIDE_DROPOUT = (
+    replace(w, name=f"{w.name.removesuffix('_mlp')}_dropout", dropout=0.5)
+    for w in (MNIST_MLP, WIDE_MLP)
+)
 MLP24 = Training("mlp24", sizes=(512,) * 25, batch=128)
 TRANSFORMER = Transformer("transformer", kinds=("compiled",))
 
@@ -49,6 +53,8 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "iris": (IRIS,),
     "mnist_mlp": (MNIST_MLP,),
     "wide_mlp": (WIDE_MLP,),
+    "mnist_dropout": (MNIST_DROPOUT,),
+    "wide_dropout": (WIDE_DROPOUT,),
     # Adam divides small gradients by their size: after a few steps of so deep a model, libraries
     # that round otherwise have other results.
     "mlp24": (replace(MLP24, without=("torch",)),),
@@ -106,6 +112,8 @@ ABOUT = {
     "iris": "training step, 3-32-1 with relu, batch 10, Adam, mean squared error",
     "mnist_mlp": "training step, 784-256-128-10, batch 64, Adam, softmax cross-entropy",
     "wide_mlp": "training step, 512-1024-1024-512, batch 128, Adam, mean squared error",
+    "mnist_dropout": "mnist_mlp with half of the hidden activations dropped",
+    "wide_dropout": "wide_mlp with half of the hidden activations dropped",
     "mlp24": "training step, 24 layers of 512, batch 128, Adam, mean squared error",
     "transformer": "training step of a decoder of 12 layers, width 128, 8 x 64 tokens, Adam",
     "dispatch": "what a call costs: an eager add of 4x4, with a tape, compiled, of ten structures",

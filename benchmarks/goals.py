@@ -126,6 +126,7 @@ _LARGE_GEMM = r"(1024x1024x1024|2048x2048x2048|128x1024x512).*"
 _CUBES = r"(64x64x64|128x128x128|256x256x256|512x512x512).*"
 _BEST_COMPILED = ("jax.jit", "torch.compile", "tf XLA")
 _STEPS = ("tiny", "iris", "mnist_mlp", "wide_mlp")
+_DROPOUT = ("mnist_dropout", "wide_dropout")
 
 GOALS: tuple[Goal, ...] = (
     Goal(
@@ -139,6 +140,7 @@ GOALS: tuple[Goal, ...] = (
     *(Goal(f"eager {name} step", name, ours=EAGER, others=("torch eager",)) for name in _STEPS),
     Goal("compiled mnist_mlp step", "mnist_mlp", others=_BEST_COMPILED, most=0.75),
     Goal("compiled wide_mlp step", "wide_mlp", others=_BEST_COMPILED, most=0.85),
+    *(Goal(f"compiled {name} step", name, others=_BEST_COMPILED) for name in _DROPOUT),
     Goal("matrix products beside peers", "gemm"),
     Goal("FMA peak, 64 to 512", "gemm", _CUBES, others=(PEAK,), least=0.95, threads="one"),
     Goal("FMA peak, above", "gemm", _LARGE_GEMM, others=(PEAK,), least=0.9, threads="one"),
@@ -196,6 +198,13 @@ GOALS: tuple[Goal, ...] = (
         "peak memory",
         "peak_memory",
         "(wide_mlp|mlp24)( cold)?",
+        others=("torch eager",),
+        most=0.5,
+    ),
+    Goal(
+        "peak memory of all processes",
+        "peak_memory",
+        "(wide_mlp|mlp24) cold, all processes, LLVM loaded",
         others=("torch eager",),
         most=0.5,
     ),

@@ -1,38 +1,30 @@
 """Times contestants in turns: A B C, A B C, ...
 
-Each contestant lives in a process of its own, which has been told before its imports how many
-threads and cores it may use. The processes take turns: a block of calls, then the library's threads
-are let come to rest, before the next one starts. So no library's spinning threads take a core from
-another's turn, and a disturbance from outside meets neighbours in time, whose ratio is taken.
-
-Calls are made as a program makes them, one after the other: what a library does asynchronously is
-waited for once, at the end of a sample. Garbage is collected as usual.
+Each contestant lives in a process of its own (`process`), which has been told before its imports
+how many threads and cores it may use. The processes take turns: a block of calls, then the
+library's threads are let come to rest, before the next one starts. So no library's spinning threads
+take a core from another's turn, and a disturbance from outside meets neighbours in time, whose
+ratio is taken.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import importlib
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-import timeit
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from .contestants import Contestant
-from .workloads import Step, Workload
+from .process import Peak, serve
+from .workloads import Workload
 
-SAMPLE = 0.002  # seconds of a sample: short ones mostly escape what else the machine does
-STEPS_CHECKED = 5  # the results of the first calls, which must agree between contestants
 AGREEMENT = 1e-2
 PATIENCE = 600  # seconds after which a contestant that does not answer is killed
 
@@ -78,195 +70,6 @@ class Result:
         return asdict(self) | ({"seconds": self.seconds} if self.blocks else {})
 
 
-# --- in the process of a contestant ---------------------------------------------------------------
-
-
-class _Running:
-    """A step that is called in blocks."""
-
-    def __init__(self, step: Step) -> None:
-        names = {f"x{k}": x for k, x in enumerate(step.args)}
-        # collections of garbage are part of what a mode costs
-        self._timer = timeit.Timer(
-            f"call({', '.join(names)})",
-            "gc.enable()",
-            globals={"call": step.call, "gc": gc, **names},
-        )
-        self._sync = step.sync
-        self._restore = step.snapshot()
-        self._repeats = step.repeats
-        self._calls = 1
-
-    def sample(self) -> float:
-        """Seconds per call of some calls in a row.
-
-        Each sample trains on from the same state. Otherwise quick libraries would come much further
-        than slow ones, to where gradients vanish, and with denormal numbers each step is slower.
-        """
-        self._restore()
-        self.run(1)  # the caches hold what they hold in a program that calls it again and again
-        start = time.perf_counter()
-        self._timer.timeit(self._calls)
-        self._sync()
-        return (time.perf_counter() - start) / (self._calls * self._repeats)
-
-    def block(self, seconds: float, quantile: float) -> float:
-        """Seconds per call: that quantile of the samples that fit in `seconds`."""
-        end = time.perf_counter() + seconds
-        for _ in range(2):  # once more, now that it is warm
-            self._calls = max(1, int(SAMPLE / (self.sample() * self._repeats)))
-        samples = [self.sample()]
-        while time.perf_counter() < end:
-            samples.append(self.sample())
-        return float(np.quantile(samples, quantile))
-
-    def run(self, calls: int) -> None:
-        """Calls that are not timed."""
-        self._timer.timeit(calls)
-        self._sync()
-
-
-def _rest() -> None:
-    """Wait until the threads of this process sleep: pools spin for a while after their last job."""
-    for _ in range(100):
-        used = time.process_time()
-        time.sleep(0.01)
-        if time.process_time() - used < 5e-4:
-            return
-
-
-def resident() -> int:
-    """Resident memory of this process in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _serve(connection: Connection, contestant: Contestant, threads: int) -> None:
-    """Answer requests until the other end closes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print when they are imported
-    if hasattr(os, "sched_setaffinity"):  # the only setting that all libraries obey
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-    steps: dict[str, _Running] = {}
-    with contextlib.suppress(EOFError):
-        while True:
-            request, *args = connection.recv()
-            try:
-                match request:
-                    case "build":
-                        workload: Workload = args[0]
-                        steps[workload.name], answer = _build(contestant, workload, threads)
-                    case "block":
-                        answer = steps[args[0]].block(*args[1:])
-                    case "growth":
-                        answer = _growth(steps[args[0]], args[1])
-                    case "peak":
-                        answer = _peak(contestant, args[0], threads, args[1])
-                    case "modules":
-                        answer = sum(name.split(".")[0] == args[0] for name in sys.modules)
-                    case _:
-                        raise ValueError(request)
-                _rest()
-            except Exception as error:
-                connection.send(("error", repr(error)[:500]))
-            else:
-                connection.send(("ok", answer))
-
-
-def _build(
-    contestant: Contestant, workload: Workload, threads: int
-) -> tuple[_Running, dict[str, Any]]:
-    module = importlib.import_module(f"{__package__}.{contestant.module}")
-    step: Step = module.build(workload, contestant.mode, threads)
-    start = time.monotonic()
-    result = step.call(*step.args)
-    step.sync()
-    end = time.monotonic()
-    values = _values(step.shown(result))
-    if not workload.constant:
-        for _ in range(STEPS_CHECKED - 1):
-            values += _values(step.shown(step.call(*step.args)))
-    return _Running(step), {"first": end - start, "ended": end, "values": values}
-
-
-def _values(result: Any) -> list[float]:
-    """The mean of every array, and ten elements of those that have more."""
-    if isinstance(result, (tuple, list)):
-        return [value for part in result for value in _values(part)]
-    x = np.asarray(result)
-    if x.dtype.name == "bfloat16":
-        x = x.astype(np.float32)
-    values = [float(np.mean(x, dtype=np.float64))]
-    if x.size > 10:
-        values += x.ravel()[:: x.size // 10][:10].tolist()
-    return values
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Bytes of resident memory that building a workload and some calls take at the peak.
-
-    Attributes:
-        first: above what the imports take: with all that the library loads, traces and compiles.
-        again: the same once more in the same process, after all of it was let go: what the arrays
-            take, and what tracing and compiling leave behind each time.
-        predicted: what the library says of `again`, where it can tell.
-        beside: what another process, which the library has started to compile, has at its peak.
-    """
-
-    first: int
-    again: int
-    predicted: int | None
-    beside: int = 0
-
-
-def _peak(contestant: Contestant, workload: Workload, threads: int, calls: int) -> Peak:
-    module = importlib.import_module(f"{__package__}.{contestant.module}")
-    importlib.import_module("numpy.random")  # what makes the data is no contestant's own
-    first, _ = _peak_of(module, workload, contestant.mode, threads, calls)
-    beside = sum(_high_water(process) for process in getattr(module, "processes", list)())
-    again, predicted = _peak_of(module, workload, contestant.mode, threads, calls)
-    return Peak(first, again, predicted, beside)
-
-
-def _peak_of(
-    module: Any, workload: Workload, mode: str, threads: int, calls: int
-) -> tuple[int, int | None]:
-    """Bytes above what is resident before, and what the library predicts."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
-    before = resident()
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts at what is resident now
-    step: Step = module.build(workload, mode, threads)
-    for _ in range(calls):
-        step.call(*step.args)
-    step.sync()
-    peak = _high_water(os.getpid())
-    return peak - before, step.predicted() if step.predicted else None
-
-
-def _high_water(process: int) -> int:
-    """Bytes of resident memory that a process has had at its peak; 0 where it has ended."""
-    try:
-        with open(f"/proc/{process}/status") as file:
-            lines = [line.split()[1] for line in file if line.startswith("VmHWM")]
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(lines[0]) * 1024 if lines else 0
-
-
-def _growth(running: _Running, calls: int) -> int:
-    """Bytes by which resident memory grows in `calls` calls, after a tenth as many."""
-    running.run(calls // 10)
-    before = resident()
-    running.run(calls)
-    return resident() - before
-
-
-# --- in the process that controls -----------------------------------------------------------------
-
-
 class Worker:
     """A contestant's process. Requests raise RuntimeError with what went wrong there.
 
@@ -282,7 +85,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._started = time.monotonic()
         self._process = context.Process(
-            target=_serve, args=(theirs, contestant, threads), daemon=True
+            target=serve, args=(theirs, contestant, threads), daemon=True
         )
         with _environment(threads, cache, codegen):
             self._process.start()
@@ -305,6 +108,10 @@ class Worker:
     def peak(self, workload: Workload, calls: int) -> Peak:
         """What building the workload and some calls take at the peak."""
         return self._ask("peak", workload, calls)
+
+    def loaded(self) -> int:
+        """Bytes that whatever the library compiles with takes before it compiles."""
+        return self._ask("loaded")
 
     def modules(self, package: str) -> int:
         """How many modules of a package are imported there."""
@@ -443,11 +250,12 @@ def _compare(results: Sequence[Result]) -> None:
     computing = [r for r in results if r.values and r.kind != "limit"]
     known = computing[0].values if computing else []
     for r in computing:
-        if not _agree(r.values, known):
+        if not agree(r.values, known):
             r.error = f"its results {r.values} are not {known}"
 
 
-def _agree(values: Sequence[float], known: Sequence[float]) -> bool:
+def agree(values: Sequence[float], known: Sequence[float]) -> bool:
+    """Whether `values_of` two results are the same but for rounding."""
     return len(values) == len(known) and np.allclose(values, known, rtol=AGREEMENT, atol=1e-5)
 
 

@@ -56,6 +56,13 @@ def processes() -> list[int]:
     return apart.processes()
 
 
+def load() -> None:
+    """Load what dualmode compiles with, and wait until that could compile."""
+    from dualmode_compiler.runtime import apart
+
+    apart.result(apart.ask("describe"))
+
+
 def _dispatch(workload: Dispatch, mode: str) -> Step:
     x, y = workload.data()
     if not workload.arrays:
@@ -145,16 +152,18 @@ def _gemm(workload: Gemm, mode: str) -> Step:
 def _training(workload: Training, mode: str) -> Step:
     weights = workload.weights()
     kernels = [kernel for kernel, _ in reversed(weights)]  # each is let go when its layer has it
-    model = dm.nn.Sequential(
-        [
+    layers: list[dm.nn.Layer] = []
+    for k, (_, bias) in enumerate(weights):
+        last = k == len(weights) - 1
+        activation = None if last else workload.activation
+        layers.append(
             dm.nn.Dense(
-                len(bias),
-                activation=workload.activation if k < len(weights) - 1 else None,
-                kernel_initializer=lambda _: kernels.pop(),
+                len(bias), activation=activation, kernel_initializer=lambda _: kernels.pop()
             )
-            for k, (_, bias) in enumerate(weights)
-        ]
-    )
+        )
+        if workload.dropout and not last:
+            layers.append(dm.nn.Dropout(workload.dropout))
+    model = dm.nn.Sequential(layers)
     model(dm.zeros((1, workload.sizes[0])))  # makes its variables, as the peers' models do theirs
     if workload.optimizer == "adam":
         optimizer = dm.optim.Adam(workload.rate, epsilon=workload.epsilon)
@@ -188,4 +197,5 @@ def _training(workload: Training, mode: str) -> Step:
         tuple(map(dm.asarray, workload.data())),
         snapshot=snapshot,
         predicted=(lambda: call.memory().peak) if mode == "compiled" else None,
+        shown=workload.shown,
     )

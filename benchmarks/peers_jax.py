@@ -96,10 +96,14 @@ def _gemm(workload: Gemm) -> Step:
 def _training(workload: Training) -> Step:
     activation = jax.nn.relu if workload.activation == "relu" else jnp.tanh
 
-    def loss_function(params: Any, x: Any, y: Any) -> Any:
+    def loss_function(params: Any, x: Any, y: Any, key: Any) -> Any:
         *hidden, (kernel, bias) = params
         for k, b in hidden:
             x = activation(x @ k + b)
+            if workload.dropout:
+                key, own = jax.random.split(key)
+                kept = jax.random.bernoulli(own, 1 - workload.dropout, x.shape)
+                x = jnp.where(kept, x / (1 - workload.dropout), 0.0)
         out = x @ kernel + bias
         if workload.loss == "mse":
             return jnp.mean(jnp.square(out - y))
@@ -109,15 +113,17 @@ def _training(workload: Training) -> Step:
     update = _adam(workload) if workload.optimizer == "adam" else _sgd(workload)
 
     def train(state: Any, x: Any, y: Any) -> Any:
-        params, slots = state
-        loss, grads = jax.value_and_grad(loss_function)(params, x, y)
-        return update(params, slots, grads), loss
+        (params, slots), key = state
+        key, own = jax.random.split(key) if workload.dropout else (key, key)
+        loss, grads = jax.value_and_grad(loss_function)(params, x, y, own)
+        return (update(params, slots, grads), key), loss
 
     train = jax.jit(train, donate_argnums=0)
     params = jax.tree.map(jnp.asarray, workload.weights())
     zeros = jax.tree.map(jnp.zeros_like, params)
     adam = workload.optimizer == "adam"
-    state = params, (zeros, jax.tree.map(jnp.zeros_like, params), jnp.zeros(())) if adam else ()
+    slots = (zeros, jax.tree.map(jnp.zeros_like, params), jnp.zeros(())) if adam else ()
+    state = (params, slots), jax.random.PRNGKey(0) if workload.dropout else ()
 
     def step(x: Any, y: Any) -> Any:
         nonlocal state
@@ -134,7 +140,7 @@ def _training(workload: Training) -> Step:
         return restore
 
     data = tuple(map(jnp.asarray, workload.data()))
-    return Step(step, data, lambda: jax.block_until_ready(state), snapshot)
+    return Step(step, data, lambda: jax.block_until_ready(state), snapshot, shown=workload.shown)
 
 
 def _adam_alone(workload: Adam) -> Step:

@@ -41,12 +41,12 @@ def _gemm(workload: Gemm, mode: str) -> Step:
 def _training(workload: Training, mode: str) -> Step:
     weights = workload.weights()
     activations = [workload.activation] * (len(weights) - 1) + [None]
-    model = tf.keras.Sequential(
-        [
-            tf.keras.layers.Dense(len(b), activation=a)
-            for (_, b), a in zip(weights, activations, strict=True)
-        ]
-    )
+    layers: list[Any] = []
+    for (_, b), a in zip(weights, activations, strict=True):
+        layers.append(tf.keras.layers.Dense(len(b), activation=a))
+        if workload.dropout and a:
+            layers.append(tf.keras.layers.Dropout(workload.dropout))
+    model = tf.keras.Sequential(layers)
     model.build((workload.batch, workload.sizes[0]))
     model.set_weights([array for pair in weights for array in pair])
     if workload.optimizer == "adam":
@@ -76,4 +76,5 @@ def _training(workload: Training, mode: str) -> Step:
 
         return restore
 
-    return Step(_mode(step, mode), tuple(map(tf.constant, workload.data())), snapshot=snapshot)
+    data = tuple(map(tf.constant, workload.data()))
+    return Step(_mode(step, mode), data, snapshot=snapshot, shown=workload.shown)

@@ -88,7 +88,9 @@ def _training(workload: Training, mode: str, threads: int) -> Step:
             layer.weight.copy_(torch.from_numpy(kernel.T))
             layer.bias.copy_(torch.from_numpy(bias))
         layers += [layer, torch.nn.ReLU() if workload.activation == "relu" else torch.nn.Tanh()]
-    model = torch.nn.Sequential(*layers[:-1])
+        if workload.dropout:
+            layers.append(torch.nn.Dropout(workload.dropout))
+    model = torch.nn.Sequential(*layers[: -2 if workload.dropout else -1])
     parameters = model.parameters()
     if workload.optimizer == "adam":
         optimizer = torch.optim.Adam(parameters, workload.rate, eps=workload.epsilon, fused=fused)
@@ -115,4 +117,4 @@ def _training(workload: Training, mode: str, threads: int) -> Step:
 
         return restore
 
-    return Step(_mode(step, mode), (x, y), snapshot=snapshot)
+    return Step(_mode(step, mode), (x, y), snapshot=snapshot, shown=workload.shown)

@@ -74,7 +74,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Training(Workload):
-    """One training step of a perceptron: forward, backward, update; the result is the loss."""
+    """One training step of a perceptron: forward, backward, update; the result is the loss.
+
+    Attributes:
+        dropout: the part of the hidden activations that is taken away, at random.
+    """
 
     sizes: tuple[int, ...] = ()
     batch: int = 1
@@ -83,6 +87,11 @@ class Training(Workload):
     optimizer: Literal["sgd", "adam"] = "adam"
     rate: float = 1e-3
     epsilon: float = 1e-7
+    dropout: float = 0.0
+
+    def shown(self, loss: Any) -> Any:
+        """What is compared: the loss; where libraries draw other masks, that it is a number."""
+        return np.isfinite(np.asarray(loss)) if self.dropout else loss
 
     def data(self) -> tuple[Array, Array]:
         """x: float32[batch, sizes[0]]; y: float32[batch, sizes[-1]], or int32[batch] of classes."""

@@ -41,6 +41,7 @@ from .forward import ForwardAccumulator
 from .function import function, run_functions_eagerly
 from .host import numpy_function, py_function
 from .op import state as _state
+from .ops.conversion import astype, cast, identity, stop_gradient
 from .ops.creation import (
     arange,
     asarray,
@@ -64,11 +65,8 @@ from .ops.effects import print_ as print
 from .ops.elementwise import (
     abs,
     add,
-    clip,
     divide,
     floor_divide,
-    maximum,
-    minimum,
     multiply,
     negative,
     positive,
@@ -86,20 +84,18 @@ from .ops.indexing import (
     take_along_axis,
 )
 from .ops.joining import concat, repeat, roll, split, stack, tile, unstack
+from .ops.limits import clip, maximum, minimum
 from .ops.linalg import matmul, outer, tensordot, vecdot
 from .ops.logic import (
-    astype,
     bitwise_and,
     bitwise_invert,
     bitwise_left_shift,
     bitwise_or,
     bitwise_right_shift,
     bitwise_xor,
-    cast,
     equal,
     greater,
     greater_equal,
-    identity,
     isfinite,
     isinf,
     isnan,
@@ -110,7 +106,6 @@ from .ops.logic import (
     logical_or,
     logical_xor,
     not_equal,
-    stop_gradient,
     where,
 )
 from .ops.math import (

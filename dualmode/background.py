@@ -8,8 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from dualmode_compiler.runtime.forks import making as kernels
+
 tracing = threading.RLock()  # held by one trace or compilation at a time, and by what follows it
-kernels = threading.RLock()  # held while kernels of eager operations are made; taken last of all
+# `kernels` is held while kernels of eager operations are made; it is taken last of all
 PATIENCE = 10.0  # seconds for which a fork waits for another thread, which may be waiting for it
 
 

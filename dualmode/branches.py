@@ -13,7 +13,7 @@ from dualmode_compiler.spec import Spec, bool_, default, float64, int64
 from . import graphs, op, tree
 from .errors import DTypeError, ShapeError
 from .op import convert, promote
-from .ops.logic import CAST
+from .ops.conversion import CAST
 from .subtrace import Subtrace, assign, assigned, describe, operand, subtrace, union
 from .subtrace import labels as labels_of
 from .tensor import Operators, Tensor

@@ -134,7 +134,7 @@ class GraphFunction:
             return None
         with lock:
             native = config.entry == "native"
-            return executable.bind(LAYOUT, range(len(params)), (), (), "tuple", native=native)
+            return executable.bind(LAYOUT, range(len(params)), (), (), native=native)
 
     def _run(self, args: Sequence[Tensor]) -> list[Tensor]:
         out: Any = MISS if self._entry is None else self._entry.call(*args)
@@ -215,7 +215,6 @@ class _Pullback:
         backward, used = extract(roots, [*gradient.cotangents, *places], gradient.effects)
         self._given = given
         self._sources = [g is not None for g in gradient.grads]
-        self._cotangents = [used.index(c) if c in used else -1 for c in gradient.cotangents]
         self._function = GraphFunction(backward, f"gradient of {function.name}", own=True)
         index = {node: k for k, node in enumerate(gradient.cotangents)}
         count = len(gradient.cotangents)

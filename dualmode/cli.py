@@ -33,9 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    if args.command == "cache":
-        return _cache(args.action)
-    return _demo(args.quick, args.plot)
+    try:
+        status = _cache(args.action) if args.command == "cache" else _demo(args.quick, args.plot)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _cache(action: str) -> int:
@@ -44,16 +48,19 @@ def _cache(action: str) -> int:
     if action == "path":
         print(cache.path())
     elif action == "clear":
-        count = cache.clear()
-        print(f"{count} {'entry' if count == 1 else 'entries'} removed from {cache.path()}")
+        print(f"{_entries(cache.clear())} removed from {cache.path()}")
     else:
         entries = cache.entries()
         rows = [(e.key, f"{e.size:,}", _when(e.used)) for e in entries]
         if rows:
             print("\n".join(text_table(("entry", "bytes", "last used"), rows)))
         total = sum(e.size for e in entries)
-        print(f"{len(entries)} entries, {total / 2**20:.1f} MiB, in {cache.path()}")
+        print(f"{_entries(len(entries))}, {total / 2**20:.1f} MiB, in {cache.path()}")
     return 0
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _when(moment: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,8 +65,8 @@ class ConcreteFunction:
         name: str,
         arguments: Arguments,
         traced: Trace,
-        background: bool = False,
-        donate: frozenset[int] = frozenset(),
+        background: bool,
+        donate: frozenset[int],
     ) -> None:
         self.name = name
         self.trace = traced
@@ -184,7 +184,7 @@ class ConcreteFunction:
         if donation.entry is None:
             with lock:
                 donation.entry = self._bind(
-                    donation.function, "tuple", donation.params, donation.cells
+                    donation.function, False, donation.params, donation.cells
                 )
         return donation.entry
 
@@ -219,14 +219,13 @@ class ConcreteFunction:
         if self._entry is None:
             with lock:
                 if self._entry is None:
-                    result = "single" if self._result.single else "tuple"
-                    self._entry = self._bind(self._function, result)
+                    self._entry = self._bind(self._function, self._result.single)
         return self._entry
 
     def _bind(
         self,
         function: GraphFunction,
-        result: Literal["single", "tuple"],
+        single: bool,
         donated: Sequence[int] = (),
         cells: Sequence[Variable] = (),
     ) -> Any:
@@ -240,7 +239,7 @@ class ConcreteFunction:
             [p for p in self._params if p not in donated],
             [*self._states, *zip(donated, cells, strict=True)],
             self._constants,
-            result,
+            single,
             native=config.entry == "native",
         )
         self.cost.compile = time.perf_counter() - start
@@ -288,13 +287,18 @@ class ConcreteFunction:
                 state.mode.assign(held[k], new)
         return self._result.build(results[:outputs])
 
+    @property
+    def _program(self) -> GraphFunction:
+        """What eager calls run."""
+        return self._function if self._donation is None else self._donation.function
+
     def explain(self) -> str:
         """What one call runs, step by step: kernels, what each fuses, and calls back to NumPy.
 
         Of each kernel, the bytes that it moves, its arithmetic, and the time that this predicts
         from what the machine was measured to do; and what it was not fused with, and why.
         """
-        executable = self._function.executable
+        executable = self._program.executable
         if isinstance(executable, Interpreter):
             return f"{self.name}: {len(self.graph.nodes())} nodes, run one by one by NumPy"
         from dualmode_compiler import driver
@@ -309,7 +313,7 @@ class ConcreteFunction:
         Raises:
             ValueError: nothing is compiled, so there are no steps.
         """
-        executable = self._function.executable
+        executable = self._program.executable
         if isinstance(executable, Interpreter):
             raise ValueError(f"{self.name}: run by NumPy, node by node: there are no steps to time")
         from dualmode_compiler.profile import profile
@@ -323,9 +327,7 @@ class ConcreteFunction:
 
     def memory(self) -> Memory:
         """The planned memory of one run, in bytes; see `Memory`."""
-        if self._donation is not None:
-            return self._donation.function.memory()
-        return self._function.memory()
+        return self._program.memory()
 
     def __repr__(self) -> str:
         out = ", ".join(str(n.spec) for n in self.graph.outputs)

@@ -21,7 +21,7 @@ from dualmode_compiler.spec import Spec
 from . import branches, loops, sizes, tree
 from .errors import ShapeError, TracedValueError
 from .op import convert
-from .ops import joining, logic
+from .ops import conversion, joining, logic
 from .tensor import Operators, Tensor
 from .tracer import current_tracer
 
@@ -53,7 +53,7 @@ def cond(
     known = known_scalar(pred, "cond: the condition")
     if known is not None:
         return (true_fn if known else false_fn)(*operands)
-    index = logic.cast(logic.cast(convert(pred), specs.bool_), specs.int32)
+    index = conversion.cast(conversion.cast(convert(pred), specs.bool_), specs.int32)
     return branches.branch(index, [false_fn, true_fn], operands, ("False", "True"), names)
 
 
@@ -88,7 +88,7 @@ def switch_case(
     known = known_scalar(branch_index, "switch_case: the index")
     if known is not None:
         return by_number.get(int(known), fallback)(*operands)
-    index = logic.cast(convert(branch_index), specs.int32)
+    index = conversion.cast(convert(branch_index), specs.int32)
     if numbers != list(range(len(numbers))):
         found = Tensor._wrap(np.asarray(len(numbers), np.int32))
         for place, number in enumerate(numbers):

@@ -19,7 +19,7 @@ from . import config
 from . import op as op_module
 from .errors import AssertionFailed, DTypeError, ShapeError
 from .op import Op, convert, dtype_of, promote
-from .ops import elementwise, logic
+from .ops import conversion, elementwise, logic
 from .ops.effects import ASSERT
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def assert_(condition: Any, message: str = "assertion failed", *data: Any) -> No
     Raises:
         AssertionFailed (an AssertionError).
     """
-    holds = logic.cast(convert(condition), "bool")
+    holds = conversion.cast(convert(condition), "bool")
     ASSERT(holds, *(convert(x) for x in data), message=message)
 
 

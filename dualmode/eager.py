@@ -17,7 +17,8 @@ from dualmode_compiler.spec import DType, from_numpy
 from . import errors, native, sizes
 from .errors import DTypeError
 from .op import Op, _State
-from .ops import joining, logic
+from .ops import joining
+from .ops.conversion import cast
 from .tensor import Operators, Tensor
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Eager:
             return Tensor._wrap(to_array(x, dtype))
         if isinstance(x, Operators):
             tensor = x._read()
-            return tensor if dtype is None or tensor.dtype is dtype else logic.cast(tensor, dtype)
+            return tensor if dtype is None or tensor.dtype is dtype else cast(tensor, dtype)
         if isinstance(x, list | tuple) and holds_tensors(x):
             return stack(x, dtype)
         return Tensor._wrap(to_array(x, dtype))
@@ -215,4 +216,4 @@ def holds_tensors(x: list[Any] | tuple[Any, ...]) -> bool:
 def stack(x: list[Any] | tuple[Any, ...], dtype: DType | None = None) -> Tensor:
     """Nested lists that contain tensors as one tensor, through ops, so gradients pass."""
     out = joining.stack(list(x))
-    return out if dtype is None else logic.cast(out, dtype)
+    return out if dtype is None else cast(out, dtype)

@@ -56,7 +56,6 @@ class Fitter:
 
     def __init__(self, rows: Sequence[Sizes]) -> None:
         self.symbols: list[int] = []
-        self._pivots: list[int] = []
         reduced: list[list[Fraction]] = [[Fraction(1)] for _ in rows]
         for column in range(len(rows[0])):
             trial = [[*r, Fraction(row[column])] for r, row in zip(reduced, rows, strict=True)]

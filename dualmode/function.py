@@ -16,6 +16,7 @@ from dualmode_compiler.runtime.layout import MISS
 from dualmode_compiler.runtime.vectorcall import Routable
 
 from . import config, tree
+from .background import kernels
 from .concrete import LAYOUT, ConcreteFunction, updating
 from .config import detours
 from .inputs import InputSignature
@@ -41,20 +42,22 @@ def _miss(*_: Any) -> Any:
 def _load() -> None:
     """Load what first calls need, when there is a function to be called: programs that only compute
     eagerly do without."""
-    from dualmode_compiler import driver  # noqa: F401
+    with kernels:
+        from dualmode_compiler import driver  # noqa: F401
 
-    from . import guard  # noqa: F401
+        from . import guard  # noqa: F401
 
-    tree.load()
+        tree.load()
 
 
 @functools.cache
 def _start() -> None:
     """What first calls need begins while they are traced."""
-    from dualmode_compiler import driver
+    with kernels:
+        from dualmode_compiler import driver
 
-    if config.backend == "compile":
-        driver.begin()
+        if config.backend == "compile":
+            driver.begin()
 
 
 class Function(Routable):

@@ -22,7 +22,7 @@ from . import errors, op
 from .eager import to_array
 from .errors import DTypeError, ShapeError
 from .op import Op, convert
-from .ops.logic import strong
+from .ops.conversion import strong
 from .ops.rules import broadcast_shapes
 from .tape import GradientTape
 from .tensor import Operators, Tensor
@@ -116,7 +116,10 @@ class HostCall:
         """A Python number, or nested lists of them, in the declared dtype if that can hold it."""
         if x is None:
             raise DTypeError(f"{self.name}: result {index} is None, but {spec} was declared")
-        array = to_array(x)
+        try:
+            array = to_array(x)
+        except DTypeError:  # too large for what it becomes by itself
+            return to_array(x, spec.dtype)
         kinds = "biufc"
         fits = kinds.index(array.dtype.kind) <= kinds.index(spec.dtype.kind)
         return to_array(x, spec.dtype) if fits else array
@@ -253,7 +256,7 @@ def _host(kind: str, func: Any, inp: Any, result: Any, tensors: bool) -> Any:
 
 def _declared(kind: str, given: Any, xs: Sequence[Tensor]) -> Spec:
     shape = getattr(given, "shape", None)
-    if isinstance(shape, tuple | list):
+    if isinstance(shape, tuple | list) and hasattr(given, "dtype"):  # no dtype of NumPy's
         if None in shape:
             raise errors.locate(
                 ValueError(

@@ -12,8 +12,8 @@ from . import graphs, op, sizes, tree
 from .branches import PRECISION, common
 from .errors import DTypeError, ShapeError, VariableError
 from .op import convert
-from .ops import creation, logic
-from .ops.logic import CAST, strong
+from .ops import conversion, creation
+from .ops.conversion import CAST, strong
 from .subtrace import (
     Subtrace,
     assign,
@@ -64,7 +64,7 @@ class State:
 
     def first(self) -> Any:
         """The first values, as tensors of their own, which tapes tell from those outside."""
-        return self.build([logic.identity(x) for x in self.tensors()])
+        return self.build([conversion.identity(x) for x in self.tensors()])
 
     def tensors(self) -> list[Tensor]:
         """Those of the first values that are tensors."""
@@ -247,7 +247,7 @@ def _condition(test: Subtrace) -> Node:
                 f"while_loop: the condition is {what}, not a scalar; "
                 "reduce it by dm.all, dm.any or an index"
             )
-        return test.tracer.node(logic.cast(found, bool_))
+        return test.tracer.node(conversion.cast(found, bool_))
 
 
 def scan(

@@ -75,7 +75,7 @@ def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False
 def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False) -> Any:
     """-log of the probability of the true class: labels [...] and [..., classes] to [...].
 
-    A label outside of 0 .. classes - 1 gives NaN for its sample, in both modes.
+    A label outside of 0 .. classes - 1 gives NaN for its sample, in the loss and in all gradients.
 
     Args:
         y_true: integer labels.

@@ -68,21 +68,22 @@ _left_to_numpy: set[Op] = set()
 @cache
 def _family(op: Op, count: int, attrs: tuple[tuple[str, Any], ...]) -> Family | None:
     """The kernels of `op` with `count` arguments; None where it has none."""
-    from dualmode_compiler.runtime.eager_records import OPERANDS
+    with lock:
+        from dualmode_compiler.runtime.eager_records import OPERANDS
 
-    if op.lower is None or op.effect or not supported(LAYOUT):
+        if op.lower is None or op.effect or not supported(LAYOUT):
+            return None
+        if op.moves:
+            return Moves(op)
+        if op.along:
+            return Along(op) if count == 1 + len(op.arguments) else None
+        if op.rows:
+            return Rows(op, attrs) if count == len(op.rows) - 1 else None
+        if op.batch is batch.matmul:
+            return Product(op) if count == 4 else None
+        if op.batch is batch.elementwise and not attrs and count <= OPERANDS:
+            return Elementwise(op, count)
         return None
-    if op.moves:
-        return Moves(op)
-    if op.along:
-        return Along(op) if count == 1 + len(op.arguments) else None
-    if op.rows:
-        return Rows(op, attrs) if count == len(op.rows) - 1 else None
-    if op.batch is batch.matmul:
-        return Product(op) if count == 4 else None
-    if op.batch is batch.elementwise and not attrs and count <= OPERANDS:
-        return Elementwise(op, count)
-    return None
 
 
 # --- views ----------------------------------------------------------------------------------------
@@ -128,4 +129,4 @@ def _compiled(op: Op, specs: tuple[Spec, ...], attrs: tuple[tuple[str, Any], ...
         params = [graph.param(s) for s in specs]
         graph.outputs = [graph.add(op, params, dict(attrs))]
         executable = driver.compile(graph, op.name, catalogue=catalogue())
-        return executable.bind(LAYOUT, list(range(len(params))), [], [], "single")
+        return executable.bind(LAYOUT, range(len(params)), (), (), single=True)

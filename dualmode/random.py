@@ -19,7 +19,7 @@ from dualmode_compiler.spec import DType
 
 from .errors import DTypeError, ShapeError
 from .op import convert, eagerly
-from .ops import creation, indexing, logic
+from .ops import conversion, creation, indexing, logic
 from .ops import elementwise as ew
 from .ops import random as ops
 from .ops.shape import to_shape
@@ -83,7 +83,7 @@ class Generator:
 
     def bernoulli(self, shape: Any = (), p: Any = 0.5, dtype: Any = specs.bool_) -> Tensor:
         """True (or 1) with probability `p`, else False (or 0)."""
-        return logic.cast(logic.less(self._unit(to_shape(shape), specs.float32), p), dtype)
+        return conversion.cast(logic.less(self._unit(to_shape(shape), specs.float32), p), dtype)
 
     def integers(
         self, shape: Any = (), low: int = 0, high: int = 2, dtype: Any = specs.int32
@@ -106,7 +106,7 @@ class Generator:
         if not limits.min <= low < high <= limits.max + 1 or high - low > 1 << 53:
             raise ValueError(f"integers: no range for {dtype}: low={low}, high={high}")
         scaled = ew.multiply(self._unit(to_shape(shape), specs.float64), float(high - low))
-        offset = logic.cast(logic.cast(scaled, specs.int64), dtype)
+        offset = conversion.cast(conversion.cast(scaled, specs.int64), dtype)
         return ew.add(offset, convert(low, dtype))
 
     def permutation(self, n: int) -> Tensor:

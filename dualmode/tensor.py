@@ -11,8 +11,9 @@ from dualmode_compiler.spec import DType, Spec, from_numpy
 
 from . import sizes
 from .errors import locate
+from .interop import Interop
 from .op import convert, state
-from .ops import elementwise, indexing, linalg, logic, reduction, shape
+from .ops import conversion, elementwise, indexing, linalg, logic, reduction, shape
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -23,15 +24,14 @@ Axis = int | tuple[int, ...] | None
 _new = object.__new__
 
 
-class Operators:
-    """What `Tensor` and `Variable` share: operators, methods and NumPy interop.
+class Operators(Interop):
+    """What `Tensor` and `Variable` share: operators and methods.
 
     Arithmetic broadcasts and promotes by the array API standard; Python numbers take the tensor's
     dtype. NumPy arrays may stand on either side of an operator; the result is a `Tensor`.
     """
 
     __slots__ = ()
-    __array_priority__ = 100  # makes `ndarray + tensor` come here
 
     shape: Any
     dtype: Any
@@ -221,35 +221,6 @@ class Operators:
         """The value as nested lists of Python numbers."""
         return _concrete(self, "tolist()").tolist()
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        value = self.numpy()
-        if copy or (dtype is not None and np.dtype(dtype) != value.dtype):
-            if copy is False:
-                raise ValueError(f"a copy is needed to make {dtype} of {_spec(self)}")
-            return np.array(value, dtype)
-        return value
-
-    def __array_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """NumPy's functions compute with the arrays and give arrays."""
-        return function(*_arrays(args), **{k: _arrays(v) for k, v in kwargs.items()})
-
-    def __dlpack__(self, **options: Any) -> Any:
-        value = self.numpy()
-        version = options.get("max_version")
-        if version is None or version < (1, 0):  # only version 1 can say "read-only"
-            value = value.copy()
-        return value.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)  # kDLCPU
-
-    def __array_namespace__(self, api_version: str | None = None) -> Any:
-        import dualmode
-
-        return dualmode
-
     def __format__(self, form: str) -> str:
         x = self._read()
         if form and x.ndim == 0 and is_eager(x):
@@ -288,7 +259,7 @@ class Operators:
         return shape.matrix_transpose(self)
 
     def astype(self, dtype: Any) -> Tensor:
-        return logic.cast(self, dtype)
+        return conversion.cast(self, dtype)
 
     def reshape(self, *sizes: Any) -> Tensor:
         """The same elements in another shape, `t.reshape(2, -1)` or `t.reshape((2, -1))`."""
@@ -419,13 +390,6 @@ def _scalar(x: Operators, use: str) -> Any:
             )
         )
     return value.reshape(())[()]
-
-
-def _arrays(x: Any) -> Any:
-    """`x` with NumPy arrays in place of tensors, also in lists and tuples."""
-    if isinstance(x, Operators):
-        return x.numpy()
-    return type(x)(_arrays(v) for v in x) if type(x) in (list, tuple) else x
 
 
 def _comparable(x: object) -> TypeGuard[Any]:

@@ -18,7 +18,7 @@ from dualmode_compiler.spec import Spec
 from . import op, sizes, tree
 from .eager import EAGER
 from .op import state
-from .ops.logic import strong
+from .ops.conversion import strong
 from .signature import Arguments, Key, number_value
 from .sizes import Event
 from .tensor import Tensor

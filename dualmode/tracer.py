@@ -22,7 +22,7 @@ from dualmode_compiler.spec import DType, Spec
 from . import errors, op, sizes
 from .eager import EAGER
 from .op import Mode, Op, state
-from .ops.logic import CAST, READ_VARIABLE
+from .ops.conversion import CAST, READ_VARIABLE
 from .tensor import Operators, Tensor
 from .variable import Variable
 
@@ -222,7 +222,8 @@ class Tracer:
         self.created.append(variable)
 
     def value_needed(self, x: Tensor, use: str) -> Array:
-        """The value of a traced tensor that depends on Python numbers and captured tensors only.
+        """The value of a traced tensor that depends on Python numbers and captured tensors only,
+        and on no effect.
 
         The trace then holds for these numbers only; `needs` remembers which, and why.
 
@@ -230,10 +231,12 @@ class Tracer:
             TracedValueError: it depends on more than that.
         """
         node = self.node(x)
-        leaves = [n for n in topological([node]) if n.op is PARAM]
+        nodes = list(topological([node]))
+        leaves = [n for n in nodes if n.op is PARAM]
         constants = {self.graph.params[k]: array for k, array in self.constants}
         outer = {self.graph.params[k]: x for k, x in self.captures}
-        if not all(n in self._known or n in constants or n in outer for n in leaves):
+        known = all(n in self._known or n in constants or n in outer for n in leaves)
+        if not known or any(n.effect for n in nodes):  # effects happen on each call
             raise errors.traced_value_error(node, use, self._names.get(node))
         for leaf in leaves:
             if leaf in outer:

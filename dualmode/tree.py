@@ -30,12 +30,6 @@ def load() -> None:
     _optree()
 
 
-def register_leaf(cls: type[Any]) -> type[Any]:
-    """Keep dataclass `cls` whole: its instances are leaves. Usable as a decorator."""
-    _whole.add(cls)
-    return cls
-
-
 def flatten(structure: Any) -> tuple[list[Any], Any]:
     """The leaves of `structure`, and its form: hashable, comparable, given to `unflatten`.
 

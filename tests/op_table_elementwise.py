@@ -1,4 +1,4 @@
-"""Rows of the op table for `ops/elementwise.py`, `logic.py`, `math.py` and `parts.py`."""
+"""Rows of the op table for elementwise ops: arithmetic, limits, logic, conversion, functions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from hypothesis import strategies as st
 
+from dualmode.ops import conversion, limits, logic, parts
 from dualmode.ops import elementwise as ew
-from dualmode.ops import logic, parts
 from dualmode.ops import math as dmath
 from dualmode_compiler.spec import DTYPES
 from op_table import (
@@ -114,9 +114,9 @@ ARITHMETIC = [
     Row(ew.NEGATIVE, ew.negative, np.negative, 1, NUMERIC, gradients=(0,)),
     Row(ew.ABS, ew.abs, np.abs, 1, ALL, gradients=(0,)),
     Row(ew.SIGN, ew.sign, np.sign, 1, NUMERIC),
-    Row(ew.MAXIMUM, ew.maximum, np.maximum, 2, ALL, gradients=(0, 1)),
-    Row(ew.MINIMUM, ew.minimum, np.minimum, 2, ALL, gradients=(0, 1)),
-    Row(ew.CLIP, ew.clip, np.clip, 3, REAL, inputs=_clip_inputs, gradients=(0, 1, 2)),
+    Row(limits.MAXIMUM, limits.maximum, np.maximum, 2, ALL, gradients=(0, 1)),
+    Row(limits.MINIMUM, limits.minimum, np.minimum, 2, ALL, gradients=(0, 1)),
+    Row(limits.CLIP, limits.clip, np.clip, 3, REAL, inputs=_clip_inputs, gradients=(0, 1, 2)),
 ]  # fmt: skip
 
 COMPARISON = [
@@ -149,10 +149,10 @@ LOGIC = [
         inputs=_shift_inputs),
     Row(logic.WHERE, logic.where, np.where, 3, ALL, inputs=_where_inputs,
         smooth_inputs=partial(_where_inputs, special=False), gradients=(1, 2)),
-    Row(logic.CAST, logic.cast, _cast, 1, ALL, inputs=_cast_inputs, wide=False),
-    Row(logic.IDENTITY, logic.identity, np.array, 1, ALL, gradients=(0,)),
-    Row(logic.STOP_GRADIENT, logic.stop_gradient, np.array, 1, ALL),
-    Row(logic.READ_VARIABLE, logic.READ_VARIABLE, lambda x, _: np.array(x), 2, ALL,
+    Row(conversion.CAST, conversion.cast, _cast, 1, ALL, inputs=_cast_inputs, wide=False),
+    Row(conversion.IDENTITY, conversion.identity, np.array, 1, ALL, gradients=(0,)),
+    Row(conversion.STOP_GRADIENT, conversion.stop_gradient, np.array, 1, ALL),
+    Row(conversion.READ_VARIABLE, conversion.READ_VARIABLE, lambda x, _: np.array(x), 2, ALL,
         shapes=lambda draw, arity: [any_shape(draw)] * arity),
 ]  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -125,3 +127,46 @@ def test_a_fork_waits_for_what_other_threads_trace_and_compile():
         os._exit(0 if right else 1)
     assert os.waitpid(pid, 0)[1] == 0
     thread.join()
+
+
+FORK = """
+import os, sys, threading, time
+import numpy as np, dualmode as dm
+x = np.ones((64, 64), np.float32)
+def work():
+    y = dm.asarray(x)
+    return float(dm.function(lambda y: dm.sum(y @ y))(y + y))
+thread = threading.Thread(target=work)
+thread.start()
+while "dualmode_compiler.runtime.ahead" not in sys.modules:
+    time.sleep(0.001)
+time.sleep(float(sys.argv[1]))
+pid = os.fork()
+if not pid:
+    os._exit(0 if work() == 4 * 64**3 else 1)
+end = time.monotonic() + 30
+while True:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if ended or time.monotonic() > end:
+        break
+    time.sleep(0.01)
+if not ended:
+    os.kill(pid, 9)
+thread.join()
+print(ended == pid, status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+@pytest.mark.parametrize("later", [0.01, 0.03])
+def test_a_fork_amidst_the_first_operation_of_another_thread_goes_on(later):
+    """Its parent's other thread was importing what the child needs."""
+    environment = os.environ | {"DUALMODE_CACHE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(later)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True 0\n"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +25,8 @@ from benchmarks.__main__ import main
 from benchmarks.figures import Figures, load
 from benchmarks.fresh import Measured
 from benchmarks.goals import BANDWIDTH, COMPILED, ITSELF, PEAK, Goal, outcomes
-from benchmarks.measure import Result, Worker, _agree, _values
+from benchmarks.measure import Result, Worker, agree
+from benchmarks.process import values_of
 from benchmarks.suite import ABOUT, NAMES
 
 SMALL = [c for cases in functions.FUNCTIONS.values() for c in cases if c.moved < 1e5]
@@ -68,20 +72,20 @@ def test_functions_agree_with_numpy(workload):
     if "numpy" in workload.without:
         pytest.skip("NumPy has no such function")
     theirs = peers_numpy.build(workload, "eager", 1)
-    expected = _values(theirs.call(*theirs.args))
+    expected = values_of(theirs.call(*theirs.args))
     for mode in ("eager", "compiled"):
         step = ours.build(workload, mode, 1)
-        values = _values(step.call(*step.args))
+        values = values_of(step.call(*step.args))
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
-        assert _agree(values, expected)
+        assert agree(values, expected)
     size = sum(np.asarray(a).nbytes for a in theirs.args)
     assert 0 < workload.moved <= 2 * size + workload.result
 
 
 def test_values_tell_permutations_apart():
     x = np.arange(60.0).reshape(6, 10)
-    assert not _agree(_values(x), _values(x.T))
-    assert _agree(_values((x, x)), _values([x, x]))
+    assert not agree(values_of(x), values_of(x.T))
+    assert agree(values_of((x, x)), values_of([x, x]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -199,6 +203,32 @@ def test_a_readme_without_the_block_is_refused(tmp_path):
         results.rewrite(Figures(), readme)
 
 
+TREE = """
+import subprocess, sys
+from benchmarks.tree import Tree
+child = "x = bytearray(b'1') * (50 << 20); print(); input()"
+with Tree() as tree:
+    before = tree.peak()
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        process.communicate(b"\\n")
+    both = tree.peak() - before
+    after = tree.peak() - before
+print(50 < both / (1 << 20) < 80, after < 20 << 20)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="reads /proc")
+def test_the_peak_of_all_processes_is_that_of_their_sum():
+    """Two children, one after the other, never hold what they would together."""
+    command = [sys.executable, "-c", TREE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
+
+
 @pytest.mark.slow
 def test_the_cache_and_the_peak_of_memory_in_fresh_processes():
     found = {m.quantity: m for m in fresh.disk_cache(threads=1, rounds=1)}
@@ -209,4 +239,4 @@ def test_the_cache_and_the_peak_of_memory_in_fresh_processes():
     finally:
         worker.close()
     assert peak.predicted is not None and peak.predicted > 1 << 20
-    assert peak.predicted < peak.again < peak.first
+    assert peak.predicted < peak.again < peak.first < peak.together

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -68,3 +69,14 @@ def test_importing_the_command_does_not_import_the_engine():
 
     code = "import sys, dualmode.cli; assert 'dualmode.demo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_reader_may_go_away():
+    """As `head` does, which wants the first lines only."""
+    command = [sys.executable, "-m", "dualmode.cli", "cache", "list"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

@@ -12,6 +12,7 @@ import pytest
 
 import dualmode as dm
 from dualmode.errors import DonatedError
+from dualmode_compiler import driver
 
 compiled = pytest.mark.skipif(
     dm.config.backend != "compile" or dm.config.entry != "native",
@@ -234,3 +235,14 @@ def test_counts_stay() -> None:
     for _ in range(200):
         decayed(full(1), y)
     assert (sys.getrefcount(y), sys.getrefcount(y._value)) == before
+
+
+@compiled
+def test_explain_and_profile_show_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is compiled for them."""
+    step = dm.function(lambda x: x * 2 + 1, donate_argnums=0)
+    step(dm.ones(50))
+    concrete = step.get_concrete_function(dm.ones(50))
+    monkeypatch.setattr(driver, "compile", lambda *_, **__: pytest.fail("compiled once more"))
+    assert "loops over 50" in concrete.explain()
+    assert len(concrete.profile(dm.ones(50), runs=2)) == 1

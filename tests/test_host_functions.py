@@ -35,6 +35,31 @@ def test_it_runs_once_per_execution_and_in_order(wrap):
 
 
 @MODES
+@pytest.mark.parametrize("declared", [np.dtype("float64"), np.float64, "float64", dm.float64])
+def test_a_dtype_may_be_given_in_any_form(wrap, declared):
+    found = wrap(lambda x: dm.py_function(lambda a: a * 2, [x], declared))(np.arange(3.0))
+    assert found.dtype is dm.float64 and found.numpy().tolist() == [0, 2, 4]
+
+
+@MODES
+def test_large_python_integers_are_as_declared(wrap):
+    found = wrap(lambda: dm.py_function(lambda: [2**40, -1], [], dm.TensorSpec([2], "int64")))()
+    assert found.numpy().tolist() == [2**40, -1]
+
+
+def test_its_value_cannot_decide_while_tracing():
+    """It would be that of the trace on all calls."""
+    counted = []
+
+    @dm.function
+    def ones():
+        return dm.ones(int(dm.py_function(lambda: len(counted) + 2, [], dm.int32)))
+
+    with pytest.raises(dm.errors.TracedValueError, match="host_call"):
+        ones()
+
+
+@MODES
 def test_it_keeps_its_place_among_other_effects(wrap, capfd):
     @wrap
     def step(x):

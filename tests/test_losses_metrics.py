@@ -85,6 +85,26 @@ def test_a_label_out_of_range_gives_nan_for_its_sample(mode):
 
 
 @both
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint64"])
+def test_a_label_out_of_range_gives_nan_in_gradients_of_any_order(mode, dtype):
+    labels = dm.asarray(np.array([0, 3, -1, 2]).astype(dtype))
+    weights = dm.asarray(np.linspace(-1, 1, LOGITS.size, dtype=np.float32).reshape(LOGITS.shape))
+
+    def loss(x):
+        return dm.sum(losses.sparse_categorical_crossentropy(labels, x, True))
+
+    def first(x):
+        return dm.sum(dm.grad(loss)(x) * weights)
+
+    def second(x):
+        return dm.sum(dm.grad(first)(x) * weights)
+
+    for function in (loss, first, second):
+        slopes = np.isnan(mode(dm.grad(function))(dm.asarray(LOGITS)).numpy())
+        assert slopes.all(1).tolist() == slopes.any(1).tolist() == [False, True, True, False]
+
+
+@both
 def test_targets_are_cast_to_the_dtype_of_predictions(mode):
     loss = mode(losses.MeanSquaredError())(np.ones((2, 1)), np.zeros((2, 1), np.float32))
     assert loss.dtype is dm.float32 and float(loss) == 1

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import dualmode as dm
-from dualmode.ops.elementwise import ADD, DIVIDE, MAXIMUM, MULTIPLY, NEGATIVE, POW, SUBTRACT
-from dualmode.ops.logic import CAST, IDENTITY, WHERE
+from dualmode.ops.conversion import CAST, IDENTITY
+from dualmode.ops.elementwise import ADD, DIVIDE, MULTIPLY, NEGATIVE, POW, SUBTRACT
+from dualmode.ops.limits import MAXIMUM
+from dualmode.ops.logic import WHERE
 from dualmode_compiler.graph import Graph, Node
 from dualmode_compiler.passes.simplify import simplify
 from dualmode_compiler.spec import Spec, bool_, float32, float64, int32

@@ -31,7 +31,7 @@ class Artifact:
         constants: arrays that the code reads, in the order of the table.
         arena: bytes of scratch memory.
         written: the parameters that are states with new values.
-        chunked: it hands work to the thread pool.
+        pooled: it hands work to the thread pool, or computes in the workspace of threads.
         signals: it looks for signals.
         calls: the nodes that it calls back to Python for, by their places among the traced ones
             (`fingerprint.nodes`); None for those that are not among them.
@@ -42,7 +42,7 @@ class Artifact:
     constants: list[Array]
     arena: int
     written: list[int]
-    chunked: bool
+    pooled: bool
     signals: bool
     calls: list[int | None]
     work: float

@@ -8,10 +8,11 @@ A small cost model chooses. It counts cycles of one core for one step of K in a 
     + n (MOVE, COPY or PACK)      elements of B: brought in, copied row by row, or packed
     + START                       a row of B begins: on another page, ahead of no prefetcher
 
-besides START for each row of each array of C's size that a block writes or its epilogue reads, and
-HAND_OUT for every block. So wide blocks make better use of packed operands and of rows of B,
-many blocks keep more threads busy, and the caches say how large a block may be. The model's figures
-are rounded measurements; only their ratios matter.
+besides START for each row of each array of C's size that a block writes or its epilogue reads,
+HAND_OUT for every block, and UNEVEN of the last one where several cores share them. So wide blocks
+make better use of packed operands and of rows of B, many blocks keep more threads busy, and the
+caches say how large a block may be. The model's figures are rounded measurements; only their ratios
+matter.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ THREADS = (1, 1, 2, 2, 4)
 # Cycles to hand out a block, to begin a row of B; for an element of an operand: to bring it in from
 # a far cache, to copy it to a packed row, to pack it in another order.
 HAND_OUT, START, MOVE, COPY, PACK = 1500, 24, 0.15, 0.6, 1.2
+# The part of a block's time for which cores wait, at the end, for one that others have disturbed.
+UNEVEN = 0.1
 # Starts of rows for each row of a block that an epilogue costs, with the arrays that it walks.
 STREAMS = 8
-# Bytes of a row of a block, and of the scratch block of C (on the stack).
+# Bytes of a row of a block, and of the scratch block of C.
 ROW_BYTES, TILE_BYTES = 8192, 1 << 18
 
 
@@ -47,8 +50,7 @@ class Blocks:
         panels: how many there are, each of at most `rows` rows.
         depth: the longest stretch of K.
         pack_a, pack_b, abreast: as in `Tiling`.
-        streams: starts of rows that a row of a block costs besides its computation.
-        scratch: panels are computed in memory beside C.
+        epilogue: what is done with C reads and writes other arrays of its size.
         least: columns that a block has at least.
     """
 
@@ -62,9 +64,21 @@ class Blocks:
     pack_a: str | None
     pack_b: str | None
     abreast: int
-    streams: int
-    scratch: bool
+    epilogue: bool
     least: int
+
+    @property
+    def streams(self) -> int:
+        """Starts of rows that a row of a block costs besides its computation."""
+        if not self.epilogue:
+            return 1
+        # That of half types does little more than to round, as a rule.
+        return STREAMS // 4 if self.g.half else STREAMS
+
+    @property
+    def scratch(self) -> bool:
+        """Whether panels are computed in memory beside C."""
+        return self.epilogue or self.host.vector_bytes < 32
 
     def best(self) -> tuple[int, int]:
         """(panels, columns) of a block of the cut that is fastest by estimate."""
@@ -91,8 +105,8 @@ class Blocks:
         return {min(-(-block // step) * step, self.panels) for block in down}
 
     def cost(self, block: int, columns: int) -> float:
-        """Cycles that the cores are held, summed over the numbers of threads. Those that
-        find no block left wait for the others."""
+        """Cycles that the cores are held, summed over the numbers of threads. Those that find no
+        block left wait for the others."""
         g = self.g
         down, across = -(-self.panels // block), -(-g.n // columns)
         a = START / (self.rows * self.abreast) if self.pack_a else MOVE
@@ -103,7 +117,8 @@ class Blocks:
         edges = self.streams * START * g.m * across
         whole = g.count * (g.k * step + edges) + HAND_OUT * blocks
         threads = THREADS if g.macs >= SHARED else (1,)
-        return sum(p * -(-blocks // p) for p in threads) * whole / blocks
+        turns = (p * (-(-blocks // p) + UNEVEN * (p > 1)) for p in threads)
+        return sum(turns) * whole / blocks
 
 
 def _per_cycle(host: Host) -> int:

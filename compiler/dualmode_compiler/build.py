@@ -110,7 +110,7 @@ class Build:
             constants=[np.ascontiguousarray(c.array) for c in self.plan.constants],
             arena=self.plan.arena,
             written=[k for k, node in graph.updates if node is not graph.params[k]],
-            chunked=bool(program.chunked),
+            pooled=program.chunked > 0 or program.workspace,
             signals=program.signals,
             calls=numbers(self._traced, [c.node for c in program.calls]),
             work=program.work,

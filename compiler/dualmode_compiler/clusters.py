@@ -81,6 +81,7 @@ class Clusters:
         fold = folds.has_fold(value)
         alone = fold or is_contraction(value, item.axes)
         if not alone and self.lowering.optimization > 1:
+            self._put_ahead(item, value, reads)
             cluster, moved, apart = self._find(item, value, reads)
             if moved is not None:
                 item.index, item.axes, item.own = moved.index, moved.axes, moved.own
@@ -122,6 +123,42 @@ class Clusters:
                     return cluster, moved, ""
             apart = apart or f"{cluster.members[-1].node.op.name}: {refusal}"
         return None, None, apart
+
+    def _put_ahead(self, item: Lowered, value: Expr, reads: set[Buffer]) -> None:
+        """Where `item` could follow a product that it reads, bring clusters before that which
+        happen to come later, such as a random mask's, if they give it fewer bytes to read."""
+        homes = {self.home[b] for b in reads if b in self.home}
+        products = [c for c in homes if c.contraction and not self.refusal(c, item, value)]
+        if not products:
+            return
+        product = max(products, key=lambda c: c.order)
+        later = {c for c in homes if c.order > product.order}
+        sizes = [
+            sum(b.spec.nbytes for b in reads if self.home.get(b) in part)
+            for part in ({product}, later)
+        ]
+        moving = self._needed(later, product) if later and sizes[1] < sizes[0] else None
+        if moving is None:
+            return
+        start, end = self.list[: product.order], self.list[product.order :]
+        end = [c for c in end if c not in moving]
+        self.list = [*start, *sorted(moving, key=lambda c: c.order), *end]
+        for k, cluster in enumerate(self.list):
+            cluster.order = k
+
+    def _needed(self, clusters: set[Cluster], before: Cluster) -> set[Cluster] | None:
+        """`clusters`, and what they need that comes after `before`; None if they need that itself,
+        or the host, whose calls keep their order."""
+        found, left = set[Cluster](), [*clusters]
+        while left:
+            cluster = left.pop()
+            if cluster.order < before.order or cluster in found:
+                continue
+            if cluster is before or cluster.host:
+                return None
+            found.add(cluster)
+            left += [self.home[b] for b in cluster.reads if b in self.home]
+        return found
 
     def _inverse(
         self, places: Mapping[Axis, Expr], axes: tuple[Axis, ...]

@@ -19,38 +19,27 @@ threads.
 
 from __future__ import annotations
 
-from .emit.overlap import Mixed, Overlapped
+from .emit.fused import Fused
+from .emit.overlap import Overlapped
 from .emit.product import Code, Product
 from .runtime.jit import Host
 from .tiling import Gemm, Tiling, tiling
 
-__all__ = ["Code", "Gemm", "Tiling", "emit", "tiling"]
+__all__ = ["Code", "Fused", "Gemm", "Tiling", "emit", "tiling"]
 
 
 def emit(
-    name: str,
-    g: Gemm,
-    host: Host,
-    epilogue: str | None,
-    cut: Tiling | None = None,
-    sums: str | None = None,
-    left: str | None = None,
-    mixed: Mixed | None = None,
+    name: str, g: Gemm, host: Host, fused: Fused | None = None, cut: Tiling | None = None
 ) -> Code:
-    """`define internal void @name(ptr %bufs, i64 %chunk)`: bufs[0] is A, bufs[1] B, bufs[2] C.
-
-    Without an epilogue C is stored. With one, each finished panel is handed to `void @epilogue(ptr
-    bufs, i64 batch, i64 i0, i64 j0, i64 mr, i64 nr, ptr tile, i64 ldt)`: element (r, c) of the rows
-    from i0 and the columns from j0 is tile[r*ldt + c], and whole vectors past nr may be read. `cut`
-    is the model's choice by default. `sums`, a function like the epilogue, is handed the sums over
-    the rows of B, as one row; `left`, another, computes a panel of A. `mixed` writes micro-kernels
-    that walk finished panels (`emit.overlap`).
+    """`define internal void @name(ptr %bufs, i64 %chunk)`: bufs[0] is A, bufs[1] B, bufs[2] C,
+    which is stored unless there is an epilogue. `cut` is the model's choice by default.
 
     Raises:
         TypeError: the dtype is neither float32 nor float64.
     """
-    if mixed is not None:
-        overlapped = Overlapped(name, g, host, epilogue, cut, sums, left, mixed)
+    fused = fused or Fused()
+    if fused.mixed is not None:
+        overlapped = Overlapped(name, g, host, fused, fused.mixed, cut)
         if overlapped.suits():
             return overlapped.emit()
-    return Product(name, g, host, epilogue, cut, sums, left).emit()
+    return Product(name, g, host, fused, cut).emit()

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .expr import Apply, Axis, Buffer, Expr, Fold, Load, Reduce
-from .index import bounds
 from .records import dataclass
 from .spec import int64
 from .walks import operands, walk
@@ -74,7 +73,7 @@ def cost(x: Expr, memo: dict[Expr, tuple[float, int]]) -> tuple[float, int]:
 
 def own_cost(x: Expr) -> float:
     """Additions that `x` takes once, given its operands. Index arithmetic is free."""
-    if not isinstance(x, Apply) or (x.dtype is int64 and x.axes and bounds(x)):
+    if not isinstance(x, Apply) or (x.dtype is int64 and x.axes and x.span):
         return 0
     return _COST.get(x.fn, 1)
 
@@ -166,11 +165,13 @@ def kernel_cost(kernel: Kernel) -> Cost:
     if not any(sizes):
         return Cost(0, 0, 0)
     if kernel.contraction is not None:
-        total, left = kernel.contraction.reduce, kernel.contraction.left
+        c = kernel.contraction
+        total = c.reduce
         beside = operations(roots, kernel.axes) - operations([total], kernel.axes)
-        if left is not None:
-            beside += operations([left]) * math.prod(a.extent for a in left.axes)
-        return Cost(kernel.contraction.gemm.macs + beside, read, written)
+        for operand in (c.left, c.right):
+            if operand is not None:
+                beside += operations([operand]) * math.prod(a.extent for a in operand.axes)
+        return Cost(c.gemm.macs + beside, read, written)
     if kernel.fold is not None:
         fold = kernel.fold.fold
         return Cost(kernel.fold.steps(kernel) * (3 + cost(fold.body, {})[0]), read, written)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .lazy import lazy
 from .runtime import cache as store
 from .runtime import entry_native, jit, pool, signals
 from .runtime.arena import shared
-from .runtime.entry import Entry
+from .runtime.entry import Entry, State, Target
 from .runtime.layout import Layout, unseen
 from .slots import INTERRUPTED, OUT_OF_MEMORY, Slots
 
@@ -49,11 +49,11 @@ class Executable:
         self,
         graph: Graph,
         name: str,
-        host: jit.Host | None = None,
-        catalogue: Catalogue | None = None,
-        report: Callable[[Executable], None] | None = None,
-        optimization: int = 2,
-        tune: bool = False,
+        host: jit.Host | None,
+        catalogue: Catalogue | None,
+        report: Callable[[Executable], None] | None,
+        optimization: int,
+        tune: bool,
     ) -> None:
         self.traced = graph
         self.optimization = optimization
@@ -94,7 +94,7 @@ class Executable:
         inputs: Sequence[int],
         states: Sequence[tuple[int, Any]],
         constants: Sequence[tuple[int, Array]],
-        result: Literal["single", "tuple", "none"],
+        single: bool = False,
         native: bool = True,
     ) -> Entry:
         """A callable from Python.
@@ -103,6 +103,8 @@ class Executable:
             inputs: the parameters that are arguments, in the order of the call.
             states: (parameter, variable) of the parameters that live in variables.
             constants: (parameter, array) of the parameters that never change.
+            single: see `Target`.
+            native: see `Entry`.
         """
         graph = self.traced
         order = [*inputs, *(k for k, _ in states)]
@@ -113,23 +115,19 @@ class Executable:
             fixed[code.slots.params[k] - code.slots.arena - 1] = array.ctypes.data
         fixed += code.fixed()
         written = set(code.artifact.written)
-        return Entry(
-            run_address=code.address,
-            inputs=[graph.params[k].spec for k in inputs],
-            outputs=[n.spec for n in graph.outputs],
-            layout=layout,
-            states=[v for _, v in states],
-            state_specs=[graph.params[k].spec for k, _ in states],
-            state_written=[k in written for k, _ in states],
-            fixed=fixed,
+        target = Target(
+            address=code.address,
+            inputs=tuple([graph.params[k].spec for k in inputs]),
+            outputs=tuple([n.spec for n in graph.outputs]),
+            single=single,
+            states=tuple([State(v, graph.params[k].spec, k in written) for k, v in states]),
+            fixed=tuple(fixed),
             arena_bytes=code.arena,
             release_gil=not (written or code.artifact.calls) and code.artifact.work >= RELEASE,
             calls_back=bool(code.artifact.calls) or code.artifact.signals,
-            result="tuple" if result == "none" else result,
-            on_error=code.fail,
-            keep_alive=(code, held),
-            native=native,
+            keep=(code, held),
         )
+        return Entry(target, layout, code.fail, native)
 
     def run(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """Outputs and new values of the updated states, in fresh arrays.
@@ -197,6 +195,7 @@ class _Native:
             self.build.begin(key is not None)
             entry_native.prepare()
             made = self.build.artifact()
+        jit.rest()
         if key is None or None in made.calls:  # another process would not find it
             self.build.keep()
         else:
@@ -230,7 +229,7 @@ class _Native:
 
     def _imports(self) -> dict[str, int]:
         """Addresses of what the code calls."""
-        pooled = pool.symbols() if self.artifact.chunked else {}
+        pooled = pool.symbols() if self.artifact.pooled else {}
         return {**pooled, **(signals.symbols() if self.artifact.signals else {})}
 
     def fixed(self) -> list[int]:

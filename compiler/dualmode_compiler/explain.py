@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cost import CHUNK, PARALLEL, kernel_cost
+from .contraction import LEFT, RIGHT
+from .cost import CHUNK, PARALLEL
 from .epilogues import mixing
 from .graph import COND, Graph
 from .loops import Control, HostCall, Kernel, Step
 from .machine import Machine
 from .plan import Plan
+from .split import split_cost
 
 
 def explain(
@@ -52,7 +54,7 @@ def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
         lines.append(f"{' ' * len(head)}{kernel.contraction.choice}")
     if machine is None:
         return lines
-    cost, indent = kernel_cost(kernel), " " * len(head)
+    cost, indent = split_cost(kernel), " " * len(head)
     seconds, bound = _seconds(kernel, machine)
     lines.append(
         f"{indent}reads {_amount(cost.read, 'B')}, writes {_amount(cost.written, 'B')}, "
@@ -60,6 +62,10 @@ def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
     )
     if how := mixing(kernel):
         lines.append(f"{indent}{how}")
+    if c := kernel.contraction:
+        lines += [
+            f"{indent}{how}" for x, how in ((c.left, LEFT), (c.right, RIGHT)) if x is not None
+        ]
     if kernel.apart:
         lines.append(f"{indent}apart from {kernel.apart}")
     return lines
@@ -67,7 +73,7 @@ def _kernel(kernel: Kernel, head: str, machine: Machine | None) -> list[str]:
 
 def _seconds(kernel: Kernel, machine: Machine) -> tuple[float, str]:
     """How long `kernel` should take, and what it is bound by."""
-    cost = kernel_cost(kernel)
+    cost = split_cost(kernel)
     chunks = max(1, int(cost.work // CHUNK)) if cost.work >= PARALLEL and kernel.axes else 1
     return machine.seconds(cost, chunks)
 

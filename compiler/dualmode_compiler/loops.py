@@ -43,7 +43,8 @@ class Contraction:
         choice: how it is cut, where that was measured; else by the model.
         sums: the sum over the rows of B, which the kernel computes besides. Its stores have depth
             1, and the kernel's axes are then n and m.
-        left: an element of A, where that is computed as it is read; `a` is then of no matter.
+        left, right: an element of A, or B, where that is computed as it is read; `a`, or `b`, is
+            then the largest array that it is computed of.
     """
 
     reduce: Reduce
@@ -56,6 +57,7 @@ class Contraction:
     choice: Choice | None = None
     sums: Reduce | None = None
     left: Expr | None = None
+    right: Expr | None = None
 
     @property
     def cut(self) -> Tiling | None:

@@ -10,14 +10,16 @@ compare.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from . import expr
 from .clusters import Clusters
-from .contraction import computes_operand, is_contraction, linear
+from .contraction import computes_operands, is_contraction, linear
 from .copies import forwarded
 from .cost import operations
 from .expr import Axis, Buffer, Const, Expr, Fold, Load, Reduce
@@ -34,6 +36,7 @@ from .walks import walk
 # A value of at most this cost is computed again by each reader rather than stored, if that reads
 # no more memory: at most one operand may be large, others being smaller by the factor SMALL.
 CHEAP = 3
+PROLOGUE = 8  # additions that a contraction may spend on an element of what it alone needs
 SMALL = 8
 _FLAG = Spec((), bool_)
 
@@ -54,13 +57,24 @@ class Lowering:
         self.items: dict[Node, dict[int, Buffer]] = {}  # results of owners of graphs, by number
         self.guards: dict[Node, Lowered] = {}  # whether an effect has anything to do
         self.stored = self._demanded()
+        self.uses = Counter(n for node in self.nodes for n in node.inputs)
+        self.contractions: dict[Node, list[Lowered]] = {}  # with what they compute of their inputs
         for node in self.nodes:
             self._lower(node)
+        self._read_what_is_stored()
 
     def _demanded(self) -> set[Node]:
         """Nodes that need a buffer whoever reads them."""
         g = self.graph
         return {*g.outputs, *(n for _, n in g.updates), *g.effects}
+
+    def _read_what_is_stored(self) -> None:
+        """Contractions read operands that they might compute, but that are stored for others."""
+        left = True
+        while left:
+            left = [c for c, own in self.contractions.items() if not all(s.virtual for s in own)]
+            for node in left:
+                self._demand_operands(self.lowered[node])
 
     def index_of(self, spec: Spec) -> tuple[tuple[Expr, ...], tuple[Axis, ...]]:
         index: list[Expr] = []
@@ -96,11 +110,11 @@ class Lowering:
             self.items.setdefault(node.inputs[0], {})[node.attr("index")] = buffer
             return
         if node.op.lower is not None:
-            readers = [_Reader(self, n) for n in node.inputs]
             if node.op.effect:
+                readers = [_Reader(self, n) for n in node.inputs]
                 self._guard(node, node.op.lower((), _FLAG, *readers, **dict(node.attrs)))
             else:
-                item.value = node.op.lower(index, node.spec, *readers, **dict(node.attrs))
+                item.value = self._value(node, index)
         if item.value is None:  # the host reads whole arrays
             self.stored.add(node)
             self.stored.update(node.inputs)
@@ -109,6 +123,12 @@ class Lowering:
             self._demand_operands(item)
         fused = self.optimization > 1
         item.virtual = fused and node not in self.stored and self._cheap(item.value)
+
+    def _value(self, node: Node, index: Sequence[Expr]) -> Expr | None:
+        """The element of `node` at `index`, by its own rule."""
+        assert node.op.lower is not None
+        readers = [_Reader(self, n) for n in node.inputs]
+        return node.op.lower(index, node.spec, *readers, **dict(node.attrs))
 
     def _guard(self, node: Node, value: Expr | None) -> None:
         if value is not None:
@@ -126,20 +146,41 @@ class Lowering:
         item.value = expr.load(data, item.index)
 
     def _demand_operands(self, item: Lowered) -> None:
-        """A contraction reads plain arrays, or rows of A that it computes: else, what would only be
-        recomputed in it is stored."""
-        assert item.value is not None
-        if self.optimization > 1 and computes_operand(item.value, item.axes):
-            return
-        for n in item.node.inputs:
-            source = self.lowered[n]
-            if source.virtual and not _is_array(source.value):
-                source.virtual = False
-                self.stored.add(source.node)
-        readers = [_Reader(self, n) for n in item.node.inputs]
-        lower = item.node.op.lower
-        assert lower is not None
-        item.value = lower(item.index, item.node.spec, *readers, **dict(item.node.attrs))
+        """A contraction reads arrays, or operands that it computes as it reads them. What else
+        would only be recomputed in it is stored, and what only it needs is not, where that pays."""
+        sources = [self.lowered[n] for n in dict.fromkeys(item.node.inputs)]
+        computed = [s for s in sources if s.virtual and not _is_array(s.value)]
+        for s in computed:
+            s.virtual = not self._follows_product(s)
+        chosen = [s for s in computed if s.virtual]
+        chosen += [s for s in sources if not s.virtual and self._is_prologue(s)]
+        for stored in _choices([s.node for s in chosen]):
+            for s in chosen:
+                s.virtual = s.node not in stored
+            item.value = self._value(item.node, item.index)
+            assert item.value is not None
+            if self.optimization > 1 and computes_operands(item.value, item.axes):
+                break
+        self.stored.update(s.node for s in computed if not s.virtual)
+        self.contractions[item.node] = [s for s in sources if s.virtual]
+
+    def _is_prologue(self, source: Lowered) -> bool:
+        """True for what one contraction may compute that nobody else needs: little arithmetic, of
+        arrays that are there anyway."""
+        value, node = source.value, source.node
+        if value is None or node in self.stored or self.uses[node] != 1 or node.op is CONST:
+            return False
+        if any(isinstance(e, Reduce | Fold) for e in walk([value])):
+            return False
+        return operations([value]) <= PROLOGUE and not self._follows_product(source)
+
+    def _follows_product(self, source: Lowered) -> bool:
+        """True if `source` follows from a product that nobody else reads: so it is best computed
+        there, and the product is not stored."""
+        assert source.value is not None
+        buffers = (x.buffer for x in loads(source.value))
+        nodes = (self.producer[b].node for b in buffers if b not in self.constants)
+        return any(n in self.contractions and self.uses[n] == 1 for n in nodes)
 
     def _cheap(self, value: Expr) -> bool:
         if isinstance(value, Load | Const):
@@ -148,7 +189,23 @@ class Lowering:
             return False
         size = _extents(value.axes)
         big = [x for x in loads(value) if x.axes and _extents(x.axes) * SMALL > size]
+        if any(self._is_narrower(value, x) for x in big):
+            return False
         return len(big) <= 1 and operations([value]) <= CHEAP
+
+    def _is_narrower(self, value: Expr, x: Load) -> bool:
+        """True if to store `value` is to store fewer bytes, as nobody else needs what it reads."""
+        if x.buffer in self.constants or value.dtype.itemsize >= x.dtype.itemsize:
+            return False
+        source = self.producer[x.buffer].node
+        computed = source.op is not PARAM and source.op is not ITEM and source not in self.stored
+        return computed and self.uses[source] == 1
+
+
+def _choices(nodes: Sequence[Node]) -> Iterator[tuple[Node, ...]]:
+    """Some of `nodes`: none of them first, all of them last."""
+    for count in range(len(nodes) + 1):
+        yield from combinations(nodes, count)
 
 
 def _is_array(value: Expr | None) -> bool:

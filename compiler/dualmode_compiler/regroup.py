@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from . import expr
+from .arithmetic import floordiv, linear_terms, mod
 from .expr import Apply, Axis, Const, Expr
-from .index import floordiv, linear_terms, mod
 from .records import dataclass
 from .spec import int64
 from .walks import walk

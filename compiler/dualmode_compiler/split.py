@@ -10,12 +10,15 @@ That is what concatenation, padding and rolling lower to, and what is fused with
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
-from . import expr, index
+from . import expr
+from .cost import Cost, kernel_cost
 from .expr import Affine, Apply, Axis, Const, Expr, Reduce
 from .loops import Kernel, Store, collapse
+from .siblings import siblings
 from .spec import bool_, int64
 from .walks import operands, rebuild, substitute, walk
 
@@ -44,7 +47,13 @@ def split(kernel: Kernel) -> list[Kernel]:
     for k, piece in enumerate(parts):
         piece.name = f"{kernel.name}p{k}"
         collapse(piece)
-    return parts
+    return siblings(parts)
+
+
+def split_cost(kernel: Kernel, parts: Sequence[Kernel] | None = None) -> Cost:
+    """What `kernel` takes when it is computed as its parts: each leaves out what others do."""
+    costs = [kernel_cost(k) for k in parts or split(kernel)]
+    return replace(kernel_cost(kernel), flops=sum(c.flops for c in costs))
 
 
 def _apart(kernel: Kernel) -> Kernel:
@@ -180,7 +189,7 @@ def _known(x: Apply, args: list[Expr]) -> Expr:
     if x.dtype is bool_ and x.fn in ("and", "or", "not"):
         return _logical(x, args)
     if x.fn in ("lt", "minimum", "maximum") and args[0].dtype is int64:
-        a, b = (index.bounds(e) for e in args)
+        a, b = (e.span for e in args)
         if a is not None and b is not None:
             less, more = a[1] <= b[0], a[0] >= b[1]
             if x.fn == "lt" and (a[1] < b[0] or more):

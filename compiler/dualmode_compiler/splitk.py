@@ -17,8 +17,12 @@ from .expr import Axis, Buffer, Expr, Reduce
 from .index import ravel
 from .loops import Contraction, Kernel, Store, collapse
 from .spec import Spec, int64
+from .tiling import Gemm
 from .walks import substitute
 
+# Rows and columns of a product of operands along K from which on its inner products, which are
+# computed whole, are enough to share out.
+FEW, MANY = 4, 128
 # Most parts; multiply-adds, and terms of each sum, that a part has at least; elements that all
 # parts together have at most: what is written and read again stays in the second-level cache.
 PARTS, WORK, TERMS, ELEMENTS = 32, 1 << 18, 512, 1 << 16
@@ -42,7 +46,7 @@ def in_parts(kernel: Kernel, c: Contraction) -> tuple[Kernel, Kernel] | None:
     extents = [a.extent for a in kernel.axes]
     pair = 2 if c.gemm.half is not None else 1  # a CPU may multiply pairs of terms
     count, size = parts(math.prod(extents), k.extent, pair)
-    if count == 1:
+    if count == 1 or shares_out(c.gemm):
         return None
     part = Axis(count)
     axes = (part, *kernel.axes)
@@ -63,6 +67,12 @@ def in_parts(kernel: Kernel, c: Contraction) -> tuple[Kernel, Kernel] | None:
         s.value = substitute(s.value, {c.reduce: total})
     collapse(kernel)
     return first, kernel
+
+
+def shares_out(g: Gemm) -> bool:
+    """True for a few rows, or columns, of one operand times many of the other, all along K."""
+    along = g.a[1] == 1 and g.b[0] == 1
+    return along and min(g.m, g.n) <= FEW and max(g.m, g.n) >= MANY
 
 
 def _over(total: Reduce, start: Expr, count: int) -> Expr:

@@ -68,7 +68,9 @@ def _fits(product: Kernel, total: Reduce) -> bool:
     assert c is not None
     g, found = c.gemm, linear(_operand(total).index[0])
     (k,), axes = total.bound, total.axes
-    if c.sums is not None or c.m is None or c.n is None or len(product.axes) != 2:
+    if c.sums is not None or c.right is not None:
+        return False
+    if c.m is None or c.n is None or len(product.axes) != 2:
         return False
     if found is None or len(axes) != 1 or g.half is not None or g.b[1] != 1 or g.b[0] == 1:
         return False

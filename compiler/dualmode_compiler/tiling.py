@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
-from .blocks import ROW_BYTES, SHARED, STREAMS, Blocks
+from .blocks import ROW_BYTES, SHARED, Blocks
 from .emit.dot import COLUMNS as DOT_COLUMNS
 from .emit.dot import dot_rows
+from .emit.gemv import FAR, MOST_ROWS, kernel_for
 from .emit.pack import group
 from .emit.simd import Element
 from .halves import Half, element_of, in_steps, pack_modes
@@ -77,6 +78,8 @@ class Tiling:
         pack_b: packing mode of B, or None.
         by_rows: the kernel reads A by rows.
         dots: a few rows times a B that runs along K: inner products instead of micro-tiles.
+        sweeps: one or two rows times a B that runs along N, which is read once, row by row.
+        is_far: of these two, B comes from memory.
         blocks_per_chunk: consecutive blocks that make a chunk.
         abreast: panels that are packed side by side, as they share the cache lines of A.
         panels_packed: panels of A that are packed before they are computed.
@@ -104,6 +107,8 @@ class Tiling:
     fetch: bool = False
     packs_first: bool = False
     ahead: int = 0
+    sweeps: bool = False
+    is_far: bool = False
 
     @property
     def tallest(self) -> int:
@@ -152,7 +157,7 @@ LARGE = 1 << 20
 SWEEP_BYTES = 1 << 14
 # Most steps of K in a stretch, in general and in a sweep over B; most rows for inner
 # products, or panels of rows where their sums are of LONG_DOT terms or more.
-DEPTH, SWEEP, DOT_ROWS, LONG_DOT = 512, 8, 4, 512
+DEPTH, SWEEP, DOT_ROWS, DOT_PANELS, LONG_DOT = 512, 4096, 4, 2, 512
 # The same where parts of B are brought in ahead: all but the first one.
 FETCHED = 256
 # Rows of A that are gathered for inner products, at the most, and their bytes; columns of B for
@@ -251,14 +256,20 @@ def _packs_first(g: Gemm, e: Element, rows: int, pack_b: str | None, host: Host)
     return pack_b == "rows"
 
 
-def _is_free(g: Gemm, host: Host) -> bool:
-    """True if B may be packed or read in place."""
-    return g.half is None and g.b[1] == 1 and g.n > 1 and host.vector_bytes >= 32
+def _may(g: Gemm, host: Host, packed: bool) -> bool:
+    """True if B may be packed by rows, or else read in place, which may take masks."""
+    along = g.half is None and g.b[1] == 1 and g.n > 1
+    return along and (packed or host.vector_bytes >= 32)
 
 
 def _is_far(g: Gemm, e: Element, caches: Caches) -> bool:
     """True if B does not stay in the second-level cache."""
     return g.k * g.n * e.size > caches.second // 2
+
+
+def _comes_from_memory(g: Gemm, e: Element) -> bool:
+    """True if the Bs of all products are larger than what is left in a cache that cores share."""
+    return g.count * g.k * g.n * e.size >= FAR
 
 
 def _is_streamed(g: Gemm, e: Element, caches: Caches) -> bool:
@@ -285,26 +296,23 @@ def tiling(g: Gemm, host: Host, epilogue: bool = False, wish: Wish = WISHES[0]) 
         return _dots(g, e, host)
     rows, taller, panels = _panel_rows(g.m, host, wish)
     vectors = _vectors(g, rows + (taller > 0), e, host, wish)
-    width = vectors * e.lanes
     pack_a, pack_b, by_rows = _pack_modes(g, e, host)
-    if wish.packed is not None and _is_free(g, host):
+    if wish.packed is not None and _may(g, host, wish.packed):
         pack_b = "rows" if wish.packed else None
-    # With one or two rows B is read once: a few rows of it at a time, each as one long stream.
-    sweeps = g.m <= 2 and pack_b is None
+    sweeps = _sweeps(g, pack_b)
+    if sweeps:
+        vectors, pack_a = kernel_for(e, host, g.m, False).vectors, None
+    width = vectors * e.lanes
     far = pack_b == "rows" and g.half is None and _is_far(g, e, host.caches)
-    most = SWEEP if sweeps else FETCHED if far else DEPTH
-    in_place = not by_rows and g.half is None
-    most = wish.depth or (min(most, _line_depth(host.caches)) if in_place else most)
+    most = wish.depth or _most_steps(g, host, pack_b, by_rows, far)
     packs_first = not pack_a and _packs_first(g, e, rows, pack_b, host)
     unit = group(e) if packs_first and pack_b == "columns" else 1
     depth = -(-g.k // -(-g.k // most) // unit) * unit
     abreast = e.lanes // rows if pack_a and not taller and e.lanes % rows == 0 else 1
-    # An epilogue of half types does little more than to round, as a rule.
-    tallest, streams = rows + (taller > 0), (STREAMS // 4 if g.half else STREAMS) if epilogue else 1
-    scratch = epilogue or host.vector_bytes < 32
+    tallest = rows + (taller > 0)
     least = min(SWEEP_BYTES // e.size, -(-g.n // 2)) if sweeps else 0
     cut = Blocks(
-        g, host, e, tallest, panels, width, depth, pack_a, pack_b, abreast, streams, scratch, least
+        g, host, e, tallest, panels, width, depth, pack_a, pack_b, abreast, epilogue, least
     )
     block, columns = cut.best()
     blocks = g.count * -(-panels // block) * -(-g.n // columns)
@@ -326,7 +334,24 @@ def tiling(g: Gemm, host: Host, epilogue: bool = False, wish: Wish = WISHES[0]) 
         fetch=far or _is_streamed(g, e, host.caches),
         packs_first=packs_first,
         ahead=AHEAD if packs_first and pack_b == "rows" else 0,
+        sweeps=sweeps,
+        is_far=_comes_from_memory(g, e),
     )
+
+
+def _sweeps(g: Gemm, pack_b: str | None) -> bool:
+    """True if B is read once, by one or two rows of A: then a few rows of it at a time, each as one
+    long stream."""
+    return g.m <= MOST_ROWS and pack_b is None
+
+
+def _most_steps(g: Gemm, host: Host, pack_b: str | None, by_rows: bool, far: bool) -> int:
+    """Most steps of K in a stretch."""
+    if _sweeps(g, pack_b):
+        return SWEEP
+    most = FETCHED if far else DEPTH
+    in_place = not by_rows and g.half is None
+    return min(most, _line_depth(host.caches)) if in_place else most
 
 
 def _panels_packed(rows: int, depth: int, e: Element, host: Host) -> int:
@@ -349,7 +374,7 @@ def is_flipped(g: Gemm, host: Host) -> bool:
 
 def _most_rows(host: Host) -> int:
     """Rows for which inner products are worth it where B is hard to pack."""
-    return DOT_ROWS * dot_rows(host)
+    return DOT_PANELS * dot_rows(host)
 
 
 def _run_along(g: Gemm) -> bool:
@@ -397,4 +422,5 @@ def _dots(g: Gemm, e: Element, host: Host) -> Tiling:
         dots=True,
         blocks_per_chunk=_per_chunk(g, g.count * -(-g.n // columns)),
         panels_packed=panels,
+        is_far=_comes_from_memory(g, e),
     )

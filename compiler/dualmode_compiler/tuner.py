@@ -43,6 +43,7 @@ NEAR = 1.25
 
 _RUN = """
 declare void @dm_pool_run(ptr, ptr, i64, i64)
+declare ptr @dm_workspace(i64)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 {text}
@@ -274,7 +275,8 @@ class _Run:
     ) -> None:
         self.cut, self.best, self._times = cut, math.inf, 1
         self._operands = operands
-        code = contract.emit("product", g, host, "epilogue" if epilogue else None, cut=cut)
+        fused = contract.Fused("epilogue" if epilogue else None)
+        code = contract.emit("product", g, host, fused, cut)
         text = "\n".join([*code.helpers.values(), code.text])
         if epilogue:
             kind = "float" if g.dtype.itemsize == 4 else "double"

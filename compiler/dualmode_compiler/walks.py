@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from .arithmetic import affine, floordiv, linear_terms, mod
 from .expr import Affine, Apply, Axis, Expr, Fold, Load, Reduce, apply, fold, load, reduce
-from .index import affine, floordiv, linear_terms, mod
 
 
 def operands(x: Expr) -> tuple[Expr, ...]:

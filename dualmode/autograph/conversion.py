@@ -16,7 +16,7 @@ from typing import Any
 
 from dualmode_compiler.records import dataclass
 
-from . import operators, passes, source
+from . import passes, source
 from .finish import finish
 from .source import ByCode
 
@@ -74,6 +74,8 @@ def converted(function: FunctionType) -> Converted:
 
 
 def _instantiate(what: Converted, function: FunctionType) -> FunctionType:
+    from . import operators  # which convert what they call
+
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     closure = tuple([cells[name] for name in what.factory.co_freevars])
     factory = FunctionType(what.factory, function.__globals__, "factory", None, closure)

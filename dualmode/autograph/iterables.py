@@ -12,7 +12,7 @@ from dualmode_compiler import spec as specs
 from .. import sizes
 from ..errors import ShapeError, TracedValueError
 from ..op import convert, state
-from ..ops import logic
+from ..ops import conversion, logic
 from ..tensor import Operators, Tensor
 from . import native
 
@@ -74,7 +74,7 @@ def _bound(x: Any) -> Any:
             raise TypeError(f"range: a bound is {x.dtype}{list(x.shape)}, not an integer")
         if native.is_unknown(x):
             tensor = x._read()
-            return logic.cast(tensor, specs.int32)
+            return conversion.cast(tensor, specs.int32)
         return int(x)
     try:
         return sizes.index(x)

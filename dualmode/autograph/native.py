@@ -12,7 +12,7 @@ from dualmode_compiler.graph import Node
 
 from .. import control
 from ..errors import ShapeError
-from ..ops import logic
+from ..ops import conversion
 from ..tensor import Operators, Tensor
 from ..tracer import current_tracer
 
@@ -89,4 +89,4 @@ def condition(x: Any, what: str) -> Tensor | None:
         raise ShapeError(
             f"{what} is {tensor.spec}, not a scalar; reduce it by dm.all, dm.any or an index"
         )
-    return tensor if tensor.dtype.kind == "b" else logic.cast(tensor, "bool")
+    return tensor if tensor.dtype.kind == "b" else conversion.cast(tensor, "bool")

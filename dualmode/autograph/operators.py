@@ -11,7 +11,7 @@ from dualmode_compiler.graph import CONST, PARAM, Node, topological
 from ..errors import locate
 from ..graphs import replay
 from ..op import Op, convert
-from ..ops import logic
+from ..ops import conversion, logic
 from ..ops.effects import ASSERT, Text
 from ..subtrace import Subtrace, operand, subtrace, union
 from ..tensor import Tensor
@@ -175,7 +175,7 @@ def assert_stmt(test: Any, message: Thunk | None) -> None:
         if not test:
             raise AssertionError(*(() if message is None else (message(),)))
         return
-    holds = logic.cast(convert(test), "bool")
+    holds = conversion.cast(convert(test), "bool")
     ASSERT(holds, message="assertion failed" if message is None else str(message()))
 
 

@@ -16,7 +16,7 @@ from .. import op, tree
 from ..branches import branch, zero_number
 from ..errors import ShapeError, describe_site, locate, user_site
 from ..op import Op
-from ..ops import creation, logic
+from ..ops import conversion, creation, logic
 from ..subtrace import Subtrace
 from ..tensor import Tensor
 from . import lists, native, places
@@ -92,7 +92,7 @@ class _Branches:
         self._elsewhere: dict[Any, Place] = {}
 
     def run(self, body: Block, orelse: Block) -> None:
-        index = logic.cast(self._test, "int32")
+        index = conversion.cast(self._test, "int32")
         blocks = [functools.partial(self._trace, block) for block in (orelse, body)]
         try:
             found = branch(index, blocks, (), LABELS, self._names, self._adapt)
@@ -174,7 +174,7 @@ def is_negation(test: Any, x: Any) -> bool:
 
 def _uncast(node: Node) -> Node:
     """What a condition was made of, where that was a Python bool."""
-    of_bool = node.op is logic.CAST and node.inputs[0].spec.dtype is node.spec.dtype
+    of_bool = node.op is conversion.CAST and node.inputs[0].spec.dtype is node.spec.dtype
     return node.inputs[0] if of_bool else node
 
 

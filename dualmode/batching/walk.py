@@ -17,7 +17,7 @@ from dualmode_compiler.spec import Spec, int32
 
 from .. import graphs
 from ..op import Op, mode
-from ..ops import batch, creation, joining, logic, reduction
+from ..ops import batch, conversion, creation, joining, logic, reduction
 from ..ops.indexing import TAKE
 from ..ops.shape import RESHAPE
 from ..tensor import Tensor
@@ -168,7 +168,7 @@ def when(holds: Tensor, effect: Callable[..., Tensor], args: Sequence[Tensor], o
         with mode(tracer):
             result = run(*(tracer.param(x.spec) for x in args))
             branches.append(tracer.finish([tracer.node(result)]))
-    return graphs.cond(branches, logic.CAST(logic.LOGICAL_NOT(holds), dtype=int32), args)[0]
+    return graphs.cond(branches, conversion.CAST(logic.LOGICAL_NOT(holds), dtype=int32), args)[0]
 
 
 def example_spec(value: Value) -> Spec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..op import Op
 from . import (
+    conversion,
     creation,
     crossentropy,
     cumulative,
@@ -11,6 +12,7 @@ from . import (
     elementwise,
     gather,
     joining,
+    limits,
     linalg,
     logic,
     math,
@@ -23,8 +25,8 @@ from . import (
 )
 
 _MODULES = (
-    *(elementwise, logic, math, parts, reduction, cumulative, softmax, crossentropy),
-    normalization,
+    *(elementwise, limits, logic, conversion, math, parts, reduction, cumulative, softmax),
+    *(crossentropy, normalization),
     *(shape, joining, gather, creation, linalg, random, effects),
 )
 

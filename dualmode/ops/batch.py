@@ -8,7 +8,7 @@ least one is mapped. The result holds one value for each example along its first
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dualmode_compiler.spec import int64
@@ -21,7 +21,6 @@ Args = tuple["Tensor", ...]
 Mapped = tuple[bool, ...]
 Attrs = dict[str, Any]
 Shape = tuple[int, ...]
-BatchRule = Callable[["Op", int, Args, Mapped, Attrs], "Tensor"]
 
 # The ops that rules are written with are built on this module, so rules import them when they run.
 
@@ -214,8 +213,8 @@ def _in_range(indices: Tensor, n: int) -> Tensor:
     Those of examples for which the code does not run, as they are done with a loop, may be any
     numbers; they must not name the entries of other examples.
     """
+    from .conversion import cast
     from .elementwise import remainder
-    from .logic import cast
 
     at = cast(indices, int64)
     return remainder(at, n) if n else at

@@ -20,8 +20,8 @@ from dualmode_compiler.spec import DType, Spec
 from .. import sizes
 from ..errors import ShapeError
 from ..op import Op, convert, promote
+from . import conversion, logic
 from . import elementwise as ew
-from . import logic
 from .rules import no_gradient
 from .shape import BROADCAST_TO, RESHAPE, expand_dims, real, to_shape
 
@@ -174,7 +174,7 @@ def linspace(
     if endpoint and num > 1:
         position = ARANGE(start=0, step=1, size=num, dtype=specs.int64)
         y = logic.where(logic.equal(position, num - 1), b, y)
-    return logic.cast(y, dtype)
+    return conversion.cast(y, dtype)
 
 
 # --- patterns -----------------------------------------------------------------------------------
@@ -190,13 +190,13 @@ def _diagonal(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 def eye(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = specs.float32) -> Tensor:
     """A matrix with ones on diagonal `k` (above the main one if positive) and zeros elsewhere."""
     row, column = _diagonal(n_rows, n_rows if n_cols is None else n_cols)
-    return logic.cast(logic.equal(ew.add(row, k), column), dtype)
+    return conversion.cast(logic.equal(ew.add(row, k), column), dtype)
 
 
 def tri(n_rows: int, n_cols: int | None = None, k: int = 0, dtype: Any = specs.float32) -> Tensor:
     """A matrix with ones at and below diagonal `k` and zeros above."""
     row, column = _diagonal(n_rows, n_rows if n_cols is None else n_cols)
-    return logic.cast(logic.less_equal(column, ew.add(row, k)), dtype)
+    return conversion.cast(logic.less_equal(column, ew.add(row, k)), dtype)
 
 
 def _lower_triangle(x: Tensor, k: int, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Cross-entropy of a softmax with class labels, as one op: the last step of most classifiers.
 
 Kernels and lower rules share the shift of `softmax`. A label outside of the classes gives NaN, in
-the loss and in its gradient, as TensorFlow's op of the same name does on GPUs.
+the loss and in its gradients of any order, as TensorFlow's op of the same name does on GPUs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ..dispatch import rows
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert
 from . import batch, rules
+from .conversion import cast
 from .creation import ones
+from .logic import greater_equal, less, logical_and, where
 from .reduction import SUM
 from .shape import RESHAPE, clamp
 from .softmax import TOLERANCE, row_of, softmax
@@ -160,13 +162,21 @@ def _gradient_lower(
     return expr.cast(expr.select(expr.apply("eq", label, j), slope - scale, slope), out.dtype)
 
 
+def _where_fits(x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """`x`, one number for each label, and NaN where that is none of the classes."""
+    label = cast(labels, int64)
+    fits = logical_and(greater_equal(label, 0), less(label, classes))
+    return where(fits, x, math.nan)
+
+
 def _gradient_vjp(
     u: Tensor, y: Tensor, logits: Tensor, g: Tensor, labels: Tensor
 ) -> tuple[Any, Any, None]:
     last = (logits.ndim - 1,)
 
     def by_logits() -> Tensor:
-        p, v = softmax(logits), u * RESHAPE(g, shape=(*g.shape, 1))
+        scale = _where_fits(g, labels, logits.shape[-1])
+        p, v = softmax(logits), u * RESHAPE(scale, shape=(*g.shape, 1))
         return p * (v - SUM(v * p, axis=last, keepdims=True))
 
     def by_g() -> Tensor:

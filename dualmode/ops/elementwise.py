@@ -6,18 +6,14 @@ table, and Python numbers take the dtype of the tensors that they meet.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dualmode_compiler import expr, index
+from dualmode_compiler import arithmetic, expr
 from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Expr
 from dualmode_compiler.graph import Graph, Node
-from dualmode_compiler.index import mul
 from dualmode_compiler.spec import Spec
 
 from ..dispatch import binary, unary
@@ -25,21 +21,15 @@ from ..errors import locate
 from ..op import Agreement, Op, convert, promote
 from . import batch
 from .logic import (
-    EQUAL,
-    GREATER,
-    GREATER_EQUAL,
-    LESS,
-    LESS_EQUAL,
     equal,
     greater_equal,
     logical_and,
-    logical_not,
     where,
 )
 from .parts import conj
 from .rules import (
     broadcasting,
-    idempotent,
+    either,
     inexacts,
     is_const,
     keeps,
@@ -55,13 +45,6 @@ if TYPE_CHECKING:
 NUMERIC = "iufc"
 
 
-def _either(combine: Callable[[Expr, Expr], Expr], for_bool: str) -> Callable[..., Any]:
-    """A lower rule: `combine`, or the function `for_bool` where the operands are bool."""
-    return pointwise(
-        lambda a, b: expr.apply(for_bool, a, b) if a.dtype.kind == "b" else combine(a, b)
-    )
-
-
 # --- sums and products --------------------------------------------------------------------------
 
 ADD = Op(
@@ -72,7 +55,7 @@ ADD = Op(
         lambda: unbroadcast(g, x.shape),
         lambda: unbroadcast(g, y.shape),
     ),
-    lower=_either(index.add, for_bool="or"),
+    lower=either(arithmetic.add, for_bool="or"),
     simplify=(neutral(-0.0, commutes=True),),  # -0.0 + 0.0 is 0.0
     batch=batch.elementwise,
 )
@@ -112,7 +95,7 @@ MULTIPLY = Op(
         lambda: unbroadcast(g * conj(y), x.shape),
         lambda: unbroadcast(g * conj(x), y.shape),
     ),
-    lower=_either(mul, for_bool="and"),
+    lower=either(arithmetic.mul, for_bool="and"),
     simplify=(neutral(1, commutes=True),),
     batch=batch.elementwise,
 )
@@ -353,86 +336,3 @@ SIGN = Op(
 def sign(x: Any) -> Tensor:
     """-1, 0 or 1 by the sign of `x`; NaN for NaN."""
     return SIGN(*numeric(x))
-
-
-# --- limits -------------------------------------------------------------------------------------
-
-
-def _extreme_vjp(wins: Op) -> Callable[..., Any]:
-    """A gradient rule: all goes to the operand that wins over the other, half to each at a tie."""
-
-    def vjp(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> tuple[Any, Any]:
-        def share(a: Tensor, b: Tensor) -> Tensor:
-            return unbroadcast(where(wins(a, b), g, where(EQUAL(a, b), g * 0.5, 0)), a.shape)
-
-        return lambda: share(x, y), lambda: share(y, x)
-
-    return vjp
-
-
-MAXIMUM = Op(
-    "maximum",
-    infer=broadcasting("maximum"),
-    kernel=np.maximum,
-    vjp=_extreme_vjp(GREATER),
-    lower=_either(partial(expr.apply, "maximum"), for_bool="or"),
-    simplify=(idempotent,),
-    batch=batch.elementwise,
-)
-
-
-@binary(MAXIMUM)
-def maximum(x: Any, y: Any) -> Tensor:
-    """The larger of `x` and `y`; NaN where either is. A tie splits the gradient evenly."""
-    return MAXIMUM(*promote(x, y))
-
-
-MINIMUM = Op(
-    "minimum",
-    infer=broadcasting("minimum"),
-    kernel=np.minimum,
-    vjp=_extreme_vjp(LESS),
-    lower=_either(partial(expr.apply, "minimum"), for_bool="and"),
-    simplify=(idempotent,),
-    batch=batch.elementwise,
-)
-
-
-@binary(MINIMUM)
-def minimum(x: Any, y: Any) -> Tensor:
-    """The smaller of `x` and `y`; NaN where either is. A tie splits the gradient evenly."""
-    return MINIMUM(*promote(x, y))
-
-
-def _clip_vjp(g: Tensor, z: Tensor, x: Tensor, low: Tensor, high: Tensor) -> tuple[Any, ...]:
-    def part(mask: Tensor, of: Tensor) -> Tensor:
-        return unbroadcast(where(mask, g, 0), of.shape)
-
-    above = GREATER(MAXIMUM(x, low), high)
-    return (
-        lambda: part(logical_and(GREATER_EQUAL(x, low), LESS_EQUAL(x, high)), x),
-        lambda: part(logical_and(LESS(x, low), logical_not(above)), low),
-        lambda: part(above, high),
-    )
-
-
-CLIP = Op(
-    "clip",
-    infer=broadcasting("clip", "iuf"),
-    kernel=lambda x, low, high: np.minimum(np.maximum(x, low), high),
-    vjp=_clip_vjp,
-    lower=pointwise(lambda x, a, b: expr.apply("minimum", expr.apply("maximum", x, a), b)),
-    batch=batch.elementwise,
-)
-
-
-def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
-    """`x` limited to min .. max, where None is no limit; `max` wins where min > max.
-
-    The gradient passes to `x` inside the limits and on them, else to the limit.
-    """
-    (x,) = numeric(x)
-    info = np.iinfo(x.dtype.numpy) if x.dtype.is_integer else None
-    low = (info.min if info else -math.inf) if min is None else min
-    high = (info.max if info else math.inf) if max is None else max
-    return CLIP(*promote(x, low, high))

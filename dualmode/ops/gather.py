@@ -9,7 +9,6 @@ import numpy as np
 
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr, Reader
-from dualmode_compiler.index import bounds
 from dualmode_compiler.spec import Spec, int64
 
 from ..errors import ShapeError
@@ -50,7 +49,7 @@ def _safe_position_of(index: Expr, n: int) -> Expr:
     """The same, and somewhere in the axis for an index out of range: loads and stores are safe
     until CHECK_INDICES has run, which promises that there is none."""
     at = expr.cast(index, int64)
-    if bounds(at) is not None:  # index arithmetic that is understood stays so
+    if at.span is not None:  # index arithmetic that is understood stays so
         return shape.clamp(_position_of(index, n), n)
     signed, unsigned = rules.index_types(index.dtype, n)
     if index.dtype.kind == "i":

@@ -18,7 +18,7 @@ from .. import sizes
 from ..dispatch import moved
 from ..errors import DTypeError, OutOfRangeError, ShapeError, locate
 from ..op import Op, convert, state
-from . import creation, logic, rules, shape
+from . import conversion, creation, logic, rules, shape
 from . import elementwise as ew
 from .effects import CHECK_INDICES, check_indices
 from .gather import SCATTER_ADD, SCATTER_SET, TAKE
@@ -97,7 +97,7 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
 
 def _wrapped(indices: Tensor, size: int) -> Tensor:
     """Negative indices counted from the end, in int64."""
-    at = logic.cast(indices, int64)
+    at = conversion.cast(indices, int64)
     return logic.where(logic.less(at, 0), ew.add(at, size), at)
 
 
@@ -374,5 +374,5 @@ def one_hot(indices: Any, depth: int, dtype: Any = specs.float32, axis: int = -1
     axis = rules.normalize_axes(axis, indices.ndim + 1, "one_hot")[0]
     ramp = creation.ARANGE(start=0, step=1, size=depth, dtype=int64)
     ramp = RESHAPE(ramp, shape=(depth, *(1,) * (indices.ndim - axis)))
-    at = logic.cast(shape.expand_dims(indices, axis), int64)
-    return logic.cast(logic.equal(at, ramp), dtype)
+    at = conversion.cast(shape.expand_dims(indices, axis), int64)
+    return conversion.cast(logic.equal(at, ramp), dtype)

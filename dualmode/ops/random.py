@@ -21,8 +21,8 @@ from dualmode_compiler.spec import DType, Spec, uint32, uint64
 
 from ..errors import DTypeError, ShapeError
 from ..op import Op, convert
+from . import conversion, logic
 from . import elementwise as ew
-from . import logic
 from . import math as dmath
 from .rules import no_gradient
 from .shape import RESHAPE, less, to_shape
@@ -197,7 +197,7 @@ def uniform(state: Any, shape: Any, dtype: DType) -> Tensor:
     source = bits_type(dtype)
     bits = random_bits(state, shape, source)
     kept = logic.bitwise_right_shift(bits, 8 * source.itemsize - precision)
-    return ew.multiply(logic.cast(kept, dtype), 2.0**-precision)
+    return ew.multiply(conversion.cast(kept, dtype), 2.0**-precision)
 
 
 def normal(state: Any, shape: Any, dtype: DType) -> Tensor:
@@ -212,7 +212,7 @@ def normal(state: Any, shape: Any, dtype: DType) -> Tensor:
     u, v = (SLICE(pairs, start=(k, 0), stop=(k + 1, size), step=(1, 1)) for k in (0, 1))
     radius = dmath.sqrt(ew.multiply(dmath.log(ew.subtract(1, u)), -2))
     z = ew.multiply(radius, dmath.cos(ew.multiply(v, 2 * math.pi)))
-    return logic.cast(RESHAPE(z, shape=shape), dtype)
+    return conversion.cast(RESHAPE(z, shape=shape), dtype)
 
 
 # --- permutations -------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ from ..dispatch import along
 from ..errors import ShapeError
 from ..op import Agreement, Op, convert
 from . import batch, rules
+from .conversion import astype
 from .elementwise import square, subtract
-from .logic import EQUAL, astype, where
+from .logic import EQUAL, where
 from .math import sqrt
 from .shape import BROADCAST_TO, PERMUTE_DIMS, RESHAPE
 from .slicing import PAD, SLICE

@@ -253,6 +253,13 @@ def function(name: str) -> Lower:
     return pointwise(lambda *xs: expr.apply(name, *xs))
 
 
+def either(combine: Callable[[Expr, Expr], Expr], for_bool: str) -> Lower:
+    """A lower rule: `combine`, or the function `for_bool` where the operands are bool."""
+    return pointwise(
+        lambda a, b: expr.apply(for_bool, a, b) if a.dtype.kind == "b" else combine(a, b)
+    )
+
+
 def reduction_axes(
     i: Sequence[Expr], shape: Sequence[int], axis: tuple[int, ...], keepdims: bool
 ) -> tuple[list[Axis], tuple[Expr, ...]]:

@@ -14,7 +14,7 @@ import numpy as np
 from dualmode_compiler import expr
 from dualmode_compiler.expr import Expr, Reader
 from dualmode_compiler.graph import Graph, Node
-from dualmode_compiler.index import bounds, broadcast_index, ravel, unravel
+from dualmode_compiler.index import broadcast_index, ravel, unravel
 from dualmode_compiler.spec import Spec, bool_, int64
 
 from .. import sizes
@@ -51,7 +51,7 @@ def to_shape(shape: Any) -> Shape:
 
 def clamp(i: Expr, size: int) -> Expr:
     """Index `i` moved into 0 .. size - 1, so that a load that a `select` drops stays in range."""
-    known = bounds(i)
+    known = i.span
     if known is None or known[0] < 0:
         i = expr.apply("maximum", i, expr.const(0, int64))
     if known is None or known[1] >= size:
@@ -61,7 +61,7 @@ def clamp(i: Expr, size: int) -> Expr:
 
 def less(i: Expr, bound: int) -> Expr:
     """`i < bound`, decided at once where the range of `i` allows."""
-    known = bounds(i)
+    known = i.span
     if known is not None and (known[1] < bound or known[0] >= bound):
         return expr.const(known[1] < bound, bool_)
     if isinstance(i, expr.Affine):  # i + 5 < 8 and i < 3 are one expression

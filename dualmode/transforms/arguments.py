@@ -10,7 +10,7 @@ from dualmode_compiler.graph import Node
 from .. import tree
 from ..errors import GradientError
 from ..op import convert, state
-from ..ops.logic import IDENTITY, strong
+from ..ops.conversion import IDENTITY, strong
 from ..tensor import Tensor
 from ..tracer import current_tracer
 

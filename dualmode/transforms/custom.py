@@ -25,7 +25,7 @@ from ..autograph.calls import converted_call
 from ..errors import GradientError, ShapeError, require_function
 from ..op import Op, convert, dtype_of, state
 from ..ops import creation
-from ..ops.logic import strong
+from ..ops.conversion import strong
 from ..tape import UserVjp
 from ..tensor import Tensor
 from ..tracer import Tracer, current_tracer

@@ -16,7 +16,7 @@ from ..autograph.calls import converted_call
 from ..eager import Eager
 from ..errors import require_function
 from ..op import Mode, Op, Recorder, state
-from ..ops.logic import strong
+from ..ops.conversion import strong
 from ..subtrace import assign, assigned, operand, subtrace, union
 from ..tape import GradientTape, UserVjp
 from ..tensor import Operators, Tensor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dualmode_compiler.runtime import jit
-from dualmode_compiler.runtime.entry import Entry, Layout
+from dualmode_compiler.runtime.entry import Entry, Layout, State, Target
 from dualmode_compiler.spec import Spec, float32
 
 
@@ -113,23 +113,23 @@ def code() -> jit.Library:
     return jit.load(jit.compile_text(TEXT), EXPORTS)
 
 
-def entry(name: str, inputs: list[Spec], outputs: list[Spec], **options: Any) -> Entry:
+def entry(
+    name: str,
+    inputs: list[Spec],
+    outputs: list[Spec],
+    on_error: Any = None,
+    native: bool = True,
+    single: bool = True,
+    **options: Any,
+) -> Entry:
     """The entry of the function `name` of `TEXT`."""
-    options.setdefault("result", "single")
-    return Entry(
-        run_address=code()[name],
-        inputs=inputs,
-        outputs=outputs,
-        layout=LAYOUT,
-        keep_alive=code(),
-        **options,
-    )
+    options.setdefault("keep", code())
+    target = Target(code()[name], tuple(inputs), tuple(outputs), single, **options)
+    return Entry(target, LAYOUT, on_error, native)
 
 
 def updater(make: Any, variable: Variable, **options: Any) -> Entry:
-    return make(
-        "update", [F3], [F3], states=[variable], state_specs=[F3], state_written=[True], **options
-    )
+    return make("update", [F3], [F3], states=(State(variable, F3, True),), **options)
 
 
 def array(*values: float) -> np.ndarray[Any, Any]:
@@ -160,10 +160,8 @@ def reader(make: Any, variable: Variable, code: Any, written: bool, **options: A
         "late",
         [],
         [F3],
-        states=[variable],
-        state_specs=[F3],
-        state_written=[written],
-        fixed=[callback(code)],
+        states=(State(variable, F3, written),),
+        fixed=(callback(code),),
         calls_back=True,
         **options,
     )

@@ -80,6 +80,24 @@ def test_errors_of_llvm_are_raised_here() -> None:
     assert jit.compile_text(ONE)
 
 
+def test_a_thread_that_waits_may_compile_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the handler of a signal does, which comes at any time."""
+    made: list[bytes] = []
+
+    def handler() -> bool:
+        monkeypatch.setattr(apart.ahead, "step", lambda: False)
+        made.append(jit.compile_text(TWO))
+        return False
+
+    monkeypatch.setattr(apart.ahead, "step", handler)
+    thread = threading.Thread(target=lambda: made.append(jit.compile_text(ONE)), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "it waits for itself"
+    two, one = made
+    assert value(one, "one") == 6 and value(two, "two") == 7
+
+
 TWICE = """\
 define i32 @f(i32 %x) {
 entry:
@@ -393,6 +411,62 @@ def test_it_ends_when_nothing_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) ->
     assert worker.PATIENCE > 1
 
 
+def resident(pid: int) -> float:
+    """MiB of memory."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def wait_for_less(pid: int, most: float) -> None:
+    end = time.monotonic() + 20
+    while resident(pid) > most:
+        assert time.monotonic() < end, f"it holds {resident(pid)} MiB"
+        time.sleep(0.01)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "idle"])
+def test_one_at_rest_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    patience = f"; serve.__globals__['REST'] = {1e9 if asked else 0.2}; serve{{"
+    monkeypatch.setattr(apart, "_START", apart._START.replace("; serve{", patience))
+    one = jit.compile_text(ONE)
+    pid = current().pid
+    assert resident(pid) > 30
+    if asked:
+        apart.rest()
+    wait_for_less(pid, 25)
+    assert jit.compile_text(ONE) == one and current().pid == pid
+    assert resident(pid) > 30
+
+
+def test_nothing_is_started_to_rest() -> None:
+    jit.rest()
+    assert apart._process is None
+    jit.compile_text(ONE)
+    os.kill(current().pid, signal.SIGKILL)
+    wait_for_end(current().pid)
+    jit.rest()
+    assert value(jit.compile_text(TWO), "two") == 7
+
+
+@linux
+def test_llvm_in_this_process_gives_its_memory_back() -> None:
+    """Relocated pages of its library stay as they are."""
+    script = """
+apart.settings.codegen = "here"
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+before = jit.compile_text(one)
+most = resident()
+jit.rest()
+print(resident() < 0.7 * most, jit.compile_text(one) == before)
+"""
+    assert run(script) == "True True\n"
+
+
 WHOLE = """
 import numpy as np, dualmode as dm
 from dualmode_compiler.runtime import apart
@@ -404,7 +478,7 @@ print("libllvmlite" in maps, apart._process is not None)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@linux
 @pytest.mark.parametrize("options", [[], ["-I"]], ids=["", "isolated"])
 def test_this_process_has_no_llvm(options: list[str]) -> None:
     environment = {**os.environ, "DUALMODE_CODEGEN": "apart", "DUALMODE_CACHE": "0"}

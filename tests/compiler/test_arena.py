@@ -67,7 +67,7 @@ def test_entries_share_memory_and_give_it_back() -> None:
     slots = [Spec((), int64)] * 2
 
     def tail(size: int) -> Any:
-        return entry("tail", [], slots, fixed=[0, 5], arena_bytes=size, result="tuple")
+        return entry("tail", [], slots, fixed=(0, 5), arena_bytes=size, single=False)
 
     first, second = tail(before + LARGE), tail(before + 2 * LARGE)
     if not first.native:
@@ -95,9 +95,7 @@ def test_a_failing_entry_gives_it_back() -> None:
 
 @pytest.mark.parametrize("release_gil", [True, False])
 def test_one_that_is_called_back_has_other_memory(release_gil: bool) -> None:
-    inner = entry(
-        "tail", [], [Spec((), int64)] * 2, fixed=[0, 5], arena_bytes=LARGE, result="tuple"
-    )
+    inner = entry("tail", [], [Spec((), int64)] * 2, fixed=(0, 5), arena_bytes=LARGE, single=False)
     seen: list[Any] = []
 
     def again() -> None:

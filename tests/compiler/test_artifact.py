@@ -249,20 +249,33 @@ def test_another_version_of_the_ops_misses():
     assert fingerprint(graph, Catalogue(one, "1")) is None  # it is not the op of that name
 
 
-def test_command_line(tmp_path: Path, capsys):
-    from dualmode import cli
+COMMANDS = """
+import contextlib, io, os, sys
+import dualmode as dm
+from dualmode import cli
 
-    dm.config.cache_dir = str(tmp_path / "cache")
-    assert cli.main(["cache", "path"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "cache")
-    dm.function(lambda x: dm.sin(x) * 2.0)(dm.ones(3))
-    assert cli.main(["cache", "list"]) == 0
-    count = len(list((tmp_path / "cache").iterdir()))
-    out = capsys.readouterr().out
-    assert "last used" in out and f"{count} entries" in out and count > 0
-    assert cli.main(["cache", "clear"]) == 0
-    assert "removed from" in capsys.readouterr().out
-    assert not list((tmp_path / "cache").iterdir())
+def said(action):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert cli.main(["cache", action]) == 0
+    return out.getvalue()
+
+here = os.environ["DUALMODE_CACHE_DIR"]
+assert said("path").strip() == here
+dm.function(lambda x: dm.sin(x) * 2.0)(dm.ones(3))
+out, count = said("list"), len(os.listdir(here))
+assert "last used" in out and f"{count} entries" in out and count > 0, (out, os.listdir(here))
+assert "removed from" in said("clear")
+assert not os.listdir(here)
+"""
+
+
+def test_command_line(tmp_path: Path):
+    """In a process of its own: threads that other tests have left may store something."""
+    environment = dict(os.environ, DUALMODE_CACHE_DIR=str(tmp_path / "cache"))
+    result = subprocess.run(
+        [sys.executable, "-c", COMMANDS], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -119,7 +119,7 @@ def test_an_equal_dtype_that_is_another_object_is_taken(make: Any) -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1, 1, 1, 1), (2, 3)])
 def test_every_dtype_and_rank(make: Any, name: str, shape: tuple[int, ...]) -> None:
     spec = Spec(shape, DTYPES[name])
-    made = make("nothing", [spec], [spec, spec], result="tuple")
+    made = make("nothing", [spec], [spec, spec], single=False)
     results = made.call(np.zeros(shape, spec.dtype.numpy))
     assert type(results) is tuple
     for value in [r._value for r in results] + made.run([np.zeros(shape, spec.dtype.numpy)]):
@@ -130,9 +130,9 @@ def test_every_dtype_and_rank(make: Any, name: str, shape: tuple[int, ...]) -> N
 
 def test_results(make: Any) -> None:
     assert make("nothing", [], []).call() is None
-    assert make("nothing", [], [], result="tuple").call() is None
-    assert len(make("nothing", [], [F3], result="tuple").call()) == 1
-    assert len(make("nothing", [], [F3] * 5, result="tuple").call()) == 5
+    assert make("nothing", [], [], single=False).call() is None
+    assert len(make("nothing", [], [F3], single=False).call()) == 1
+    assert len(make("nothing", [], [F3] * 5, single=False).call()) == 5
     with pytest.raises(ValueError, match="single result cannot hold 2 outputs"):
         make("nothing", [], [F3, F3])
 
@@ -143,7 +143,7 @@ def test_results(make: Any) -> None:
 )
 def test_python_numbers(make: Any, dtype: Any, value: Any) -> None:
     spec = Spec((), dtype, weak=True)
-    made = make("copy8", [spec], [Spec((), dtype), Spec((), int64)], result="tuple")
+    made = make("copy8", [spec], [Spec((), dtype), Spec((), int64)], single=False)
     assert made.call(value)[0]._value == value
     assert made.run([np.asarray(value)])[0] == value
 
@@ -153,7 +153,7 @@ def test_python_numbers(make: Any, dtype: Any, value: Any) -> None:
 )
 def test_python_numbers_of_32_bits(make: Any, dtype: Any, value: Any) -> None:
     spec = Spec((), dtype, weak=True)
-    call = make("copy8", [spec], [Spec((2,), dtype), Spec((), int64)], result="tuple").call
+    call = make("copy8", [spec], [Spec((2,), dtype), Spec((), int64)], single=False).call
     with np.errstate(over="ignore"):
         assert call(value)[0]._value[0] == np.asarray(value).astype(dtype.numpy)
 
@@ -187,7 +187,7 @@ def test_run_refuses_what_it_would_have_to_change(make: Any) -> None:
 
 def test_the_table_ends_with_the_arena_and_the_fixed_pointers(make: Any) -> None:
     i = Spec((), int64)
-    made = make("tail", [], [i, i], arena_bytes=8, fixed=[11, 22], result="tuple")
+    made = make("tail", [], [i, i], arena_bytes=8, fixed=(11, 22), single=False)
     assert [int(x._value) for x in made.call()] == [0, 22]
     assert [int(x) for x in made.run([])] == [0, 22]
 
@@ -199,7 +199,7 @@ def test_failures_raise(make: Any) -> None:
     def on_error(code: int) -> None:
         raise Failed(code)
 
-    made = make("fail", [F3], [F3, F3], result="tuple", on_error=on_error)
+    made = make("fail", [F3], [F3, F3], single=False, on_error=on_error)
     for act in (lambda: made.call(array(1, 2, 3)), lambda: made.run([array(1, 2, 3)])):
         with pytest.raises(Failed, match="-7"):
             act()

@@ -96,7 +96,7 @@ def test_a_variable_may_take_a_result() -> None:
 
 
 def test_several_results() -> None:
-    call = entry("nothing", [], [F3] * 3, result="tuple").call
+    call = entry("nothing", [], [F3] * 3, single=False).call
     first = [x._value.ctypes.data for x in call()]
     assert [x._value.ctypes.data for x in call()] == first
     keep = call()[1]
@@ -106,7 +106,7 @@ def test_several_results() -> None:
 
 
 def test_a_failure_leaves_the_pool_whole() -> None:
-    call = entry("fail", [F3], [F3] * 2, result="tuple").call
+    call = entry("fail", [F3], [F3] * 2, single=False).call
     for _ in range(100):
         with suppress(RuntimeError):
             call(array(1, 2, 3))
@@ -161,7 +161,7 @@ def test_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     used = sum(c.pooled for c in entry_native._calls)
     big = Spec((1000,), float32)
     monkeypatch.setattr(entry_native, "POOLED", used + 3 * big.nbytes)
-    first = entry("nothing", [], [big] * 2, result="tuple").call
+    first = entry("nothing", [], [big] * 2, single=False).call
     second = entry("nothing", [], [big]).call
     there = [weakref.ref(x._value) for x in first()]
     assert [r() is not None for r in there] == [True, False]  # one kept, one not

@@ -148,11 +148,11 @@ def test_reference_counts_stay(make: Any) -> None:
     variable = Variable(array(1, 2, 3))
     a, zero = array(1, 2, 3), Tensor(array(0, 0, 0))
     add = make("add", [F3, F3], [F3]).call
-    many = make("nothing", [F3], [F3] * 3, result="tuple").call
+    many = make("nothing", [F3], [F3] * 3, single=False).call
     update = updater(make, variable).call
     fail = make("fail", [F3], [F3]).call
     number = Spec((), int64, weak=True)
-    weak = make("copy8", [number], [Spec((), int64)] * 2, result="tuple").call
+    weak = make("copy8", [number], [Spec((), int64)] * 2, single=False).call
 
     def everything() -> None:
         add(a, zero)
@@ -278,7 +278,7 @@ def test_a_tensor_may_be_emptied_while_it_is_read(make: Any, release_gil: bool) 
 
     alive: list[bool] = []
     made = make(
-        "late", [F3], [F3], fixed=[callback(take)], release_gil=release_gil, calls_back=True
+        "late", [F3], [F3], fixed=(callback(take),), release_gil=release_gil, calls_back=True
     )
     for _ in range(3):
         x = Tensor(array(1, 2, 3))

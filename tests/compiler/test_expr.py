@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualmode_compiler import expr
+from dualmode_compiler.arithmetic import floordiv
 from dualmode_compiler.expr import Affine, Apply, Axis, Buffer, Const, Expr, Load, Reduce
-from dualmode_compiler.index import bounds, floordiv, ravel, unravel
+from dualmode_compiler.index import ravel, unravel
 from dualmode_compiler.loops import Kernel, Store, collapse, collapse_reduce, flat
 from dualmode_compiler.spec import (
     DTYPES,
@@ -148,7 +149,7 @@ def test_expressions_are_what_python_computes(tree: Tree, extents: tuple[int, ..
     with expr.fresh():
         axes = [Axis(n) for n in extents]
         x = build(tree, axes)
-        known = bounds(x)
+        known = x.span
         assert known is not None
         for at in itertools.product(*map(range, extents)):
             value = evaluate(x, dict(zip(axes, at, strict=True)))
@@ -189,7 +190,7 @@ def test_division_of_sums(
         axes = [Axis(n) for n in extents]
         for t in (*found, joined, other):
             x = build(t, axes)
-            known = bounds(x)
+            known = x.span
             assert known is not None
             for at in itertools.product(*map(range, extents)):
                 value = evaluate(x, dict(zip(axes, at, strict=True)))
@@ -322,14 +323,14 @@ def _shown(x: Expr, i: Axis, j: Axis) -> str:
     return repr(expr.apply("add", expr.apply("add", i, j), x))[len("((a + b) + ") : -1]
 
 
-def test_arithmetic_that_may_wrap_has_no_bounds():
+def test_arithmetic_that_may_wrap_has_no_span():
     i = Axis(5)
-    assert bounds(i * (1 << 60)) == (0, 4 << 60)
+    assert (i * (1 << 60)).span == (0, 4 << 60)
     wide = i * (1 << 61) * 2
-    assert bounds(wide) is None
+    assert wide.span is None
     assert isinstance(floordiv(wide, expr.const(2, int64)), Apply)
     data = expr.load(Buffer("x", Spec((5,), int64)), [i])
-    assert bounds(data) is None
+    assert data.span is None
     doubled = floordiv(data * 2, expr.const(2, int64))
     assert isinstance(doubled, Apply) and doubled.fn == "floordiv"
 
@@ -338,7 +339,7 @@ def test_bounds_of_deep_and_shared_expressions():
     x: Expr = Axis(5)
     for _ in range(2000):
         x = expr.apply("maximum", x + 1, expr.apply("minimum", x, expr.const(3, int64)))
-    assert bounds(x) == (2000, 2004)
+    assert x.span == (2000, 2004)
 
 
 def test_constants_are_rounded_or_wrapped():

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 import dualmode as dm
+from dualmode.ops.random import RANDOM_BITS
 from dualmode_compiler import driver, expr, regroup
+from dualmode_compiler.arithmetic import floordiv, mod
+from dualmode_compiler.cost import kernel_cost
 from dualmode_compiler.emit import sweep
 from dualmode_compiler.expr import Axis
-from dualmode_compiler.index import floordiv, mod
 from dualmode_compiler.loops import Kernel
 from dualmode_compiler.profile import profile
 from dualmode_compiler.runtime import jit, pool
-from dualmode_compiler.spec import int64
+from dualmode_compiler.spec import Spec, bool_, int64
+from dualmode_compiler.split import split, split_cost
 from dualmode_compiler.walks import walk
 from graphs import check, hosts, trace, values
 
@@ -156,6 +159,71 @@ def test_the_slope_of_an_activation_is_computed_on_the_way_back():
 def _applied(kernel: Kernel) -> list[expr.Apply]:
     found = walk([s.value for s in kernel.stores])
     return [e for e in found if isinstance(e, expr.Apply)]
+
+
+# --- random masks --------------------------------------------------------------------------------
+
+
+def _dropout(x: Any, w: Any, u: Any, state: Any) -> Any:
+    """The mask is drawn after the product whose activations it takes away."""
+    with dm.GradientTape() as tape:
+        tape.watch([w, u])
+        h = dm.relu(x @ w)
+        bits = RANDOM_BITS(state, shape=h.shape, dtype=dm.uint32)
+        y = dm.where(bits >= np.uint32(1 << 31), h * 2.0, 0.0)
+        loss = dm.mean(dm.square(y @ u))
+    return tape.gradient(loss, [w, u])
+
+
+DROPOUT = ["float32[64,96]", "float32[96,128]", "float32[128,48]", "uint64[2]"]
+
+
+def test_a_mask_is_drawn_before_the_product_that_it_follows():
+    """It is stored as one byte an element, and the product is masked as it is finished."""
+    kernels = _kernels(trace(_dropout, *DROPOUT))
+    assert kernels[0].contraction is None
+    assert [s.buffer.spec for s in kernels[0].stores] == [Spec((64, 128), bool_)]
+    assert {n.op.name for n in kernels[1].nodes} >= {"matmul", "where"}
+    assert all(k.contraction is not None for k in kernels[1:] if math.prod(_sizes(k)) > 1)
+    check(trace(_dropout, *DROPOUT), ulp=64)
+
+
+def _sizes(kernel: Kernel) -> list[int]:
+    return [a.extent for a in kernel.axes]
+
+
+def test_words_of_a_counter_are_made_at_once():
+    graph = trace(lambda s: RANDOM_BITS(s, shape=(64, 128), dtype=dm.uint32), "uint64[2]")
+    (kernel,) = _kernels(graph)
+    (part,) = split(kernel)
+    assert _sizes(part) == [64 * 128 // 4] and len(part.stores) == 4
+    assert 3 * split_cost(kernel).flops < kernel_cost(kernel).flops
+    check(graph)
+
+
+@pytest.mark.parametrize("host", hosts(), ids=lambda h: f"{8 * h.vector_bytes} bits")
+def test_words_are_made_two_vectors_at_a_time(host: jit.Host):
+    """One vector's chain of operations is so long that the next one's does not begin beside it."""
+    graph = trace(lambda s: RANDOM_BITS(s, shape=(64, 128), dtype=dm.uint32), "uint64[2]")
+    text = driver.compile(graph, host=host).native().program.text
+    assert f"mul <{2 * host.vector_bytes // 4} x i64>" in text
+    check(graph, host=host)
+
+
+@pytest.mark.parametrize("host", hosts(), ids=lambda h: f"{8 * h.vector_bytes} bits")
+@pytest.mark.parametrize("n", [3, 683, 2047, 2052, 4099, 70000])
+def test_words_of_any_number(n: int, host: jit.Host):
+    def fn(state: Any, x: Any) -> Any:
+        return dm.where(RANDOM_BITS(state, shape=(n,), dtype=dm.uint32) > 5, x, -x)
+
+    check(trace(fn, "uint64[2]", f"float32[{n}]"), host=host)
+
+
+def test_parts_that_share_nothing_stay_apart():
+    graph = trace(lambda x, y: dm.concat([x + 1.0, y * 2.0]), *["float32[4096]"] * 2)
+    (kernel,) = _kernels(graph)
+    assert len(split(kernel)) == 2
+    check(graph)
 
 
 # --- jobs of several kernels ----------------------------------------------------------------------

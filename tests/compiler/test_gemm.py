@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dualmode_compiler import contract
-from dualmode_compiler.contract import Gemm
-from dualmode_compiler.runtime import jit
+from dualmode_compiler import contract, tiling
+from dualmode_compiler.contract import Fused, Gemm
+from dualmode_compiler.runtime import jit, pool, workspace
 from dualmode_compiler.runtime.caches import Caches, caches
 from dualmode_compiler.spec import DType, float32, float64, int32
 
@@ -67,11 +67,12 @@ done:
   ret void
 }}
 """
-EXPORT = """
-define void @run(ptr %bufs, i64 %chunk) {
+EXPORT = f"""
+{workspace.DECLARATION}
+define void @run(ptr %bufs, i64 %chunk) {{
   call void @product(ptr %bufs, i64 %chunk)
   ret void
-}
+}}
 """
 
 
@@ -142,11 +143,11 @@ def _gemm(case: Case, a: Array, b: Array, c: Array) -> Gemm:
 
 
 def _call(g: Gemm, host: jit.Host, arrays: list[Array], epilogue: bool) -> contract.Code:
-    code = contract.emit("product", g, host, "epilogue" if epilogue else None)
+    code = contract.emit("product", g, host, Fused("epilogue" if epilogue else None))
     kind = "float" if g.dtype is float32 else "double"
     extra = EPILOGUE.format(t=kind) if epilogue else ""
     text = "".join(code.helpers.values()) + extra + code.text + EXPORT
-    library = jit.load(jit.compile_text(text, host), ["run"])
+    library = jit.load(jit.compile_text(text, host), ["run"], pool.symbols())
     run = jit.function(library["run"], None, ctypes.c_void_p, ctypes.c_int64)
     bufs = (ctypes.c_void_p * len(arrays))(*(x.ctypes.data for x in arrays))
     for chunk in reversed(range(code.chunks)):
@@ -185,6 +186,29 @@ def _check(case: Case, host: jit.Host, epilogue: bool) -> contract.Code:
 @settings(max_examples=40, deadline=None)
 def test_product(host: jit.Host, case: Case, epilogue: bool) -> None:
     _check(case, host, epilogue)
+
+
+FEW = [
+    Case(1, 200, 45),  # tiles of some vectors, single ones, a part of one; rows of B left over
+    Case(2, 131, 13, float64, "column"),
+    Case(2, 70, 4100),  # K in two stretches, which are added
+    Case(1, 203, 70, b="column"),
+    Case(1, 9, 600, float64, b="column"),
+    Case(4, 130, 600, b="column"),
+    Case(3, 66, 64, b="column"),  # panels of one and two rows where registers are few
+]
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("case", FEW, ids=lambda c: f"{c.m}x{c.n}x{c.k}")
+@pytest.mark.parametrize("host", HOSTS, ids=lambda h: f"{8 * h.vector_bytes}-bit")
+def test_few_rows(host: jit.Host, case: Case, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One or a few rows times a B that lies along N or K, in a cache or in memory."""
+    monkeypatch.setattr(tiling, "FAR", 1 if far else 1 << 40)
+    for epilogue in (False, True):
+        code = _check(case, host, epilogue)
+        kinds = ("dm_gemv", "dm_dot")
+        assert host.vector_bytes < 32 or any(x.startswith(kinds) for x in code.helpers)
 
 
 LARGE = [
@@ -232,7 +256,7 @@ def test_inner_products_of_many_short_registers(dtype: DType) -> None:
 def test_few_columns_are_gathered() -> None:
     def helpers(n: int, k: int) -> set[str]:
         g = Gemm(1024, n, k, float32, (k, 1), (n, 1), n)
-        return {name.split("_")[1] for name in contract.emit("f", g, HOSTS[0], None).helpers}
+        return {name.split("_")[1] for name in contract.emit("f", g, HOSTS[0]).helpers}
 
     assert helpers(4, 1024) == {"dot"}
     assert helpers(4, 64) == helpers(20, 1024) == {"gemm"}
@@ -240,7 +264,7 @@ def test_few_columns_are_gathered() -> None:
 
 def test_chunks_follow_the_sizes() -> None:
     def chunks(m: int, n: int, k: int) -> int:
-        return contract.emit("f", Gemm(m, n, k, float32, (k, 1), (n, 1), n), HOSTS[0], None).chunks
+        return contract.emit("f", Gemm(m, n, k, float32, (k, 1), (n, 1), n), HOSTS[0]).chunks
 
     assert chunks(8, 8, 8) == 1
     assert 2 <= chunks(128, 128, 128) <= chunks(512, 512, 512)
@@ -278,8 +302,8 @@ def test_caches(tmp_path: Path) -> None:
 
 
 def test_equal_helpers_have_equal_text() -> None:
-    one = contract.emit("f", Gemm(64, 64, 9, float32, (9, 1), (64, 1), 64), HOSTS[0], None)
-    two = contract.emit("g", Gemm(128, 32, 7, float32, (7, 1), (32, 1), 32), HOSTS[0], None)
+    one = contract.emit("f", Gemm(64, 64, 9, float32, (9, 1), (64, 1), 64), HOSTS[0])
+    two = contract.emit("g", Gemm(128, 32, 7, float32, (7, 1), (32, 1), 32), HOSTS[0])
     shared = one.helpers.keys() & two.helpers.keys()
     assert shared
     assert all(one.helpers[name] == two.helpers[name] for name in shared)
@@ -287,4 +311,4 @@ def test_equal_helpers_have_equal_text() -> None:
 
 def test_integers_are_refused() -> None:
     with pytest.raises(TypeError, match="int32"):
-        contract.emit("f", Gemm(2, 2, 2, int32, (2, 1), (2, 1), 2), HOSTS[0], None)
+        contract.emit("f", Gemm(2, 2, 2, int32, (2, 1), (2, 1), 2), HOSTS[0])

@@ -15,7 +15,7 @@ from dualmode_compiler import spec as specs
 from dualmode_compiler.expr import Const
 from dualmode_compiler.generic import Generic, reduced, sized
 from dualmode_compiler.generic.product import product
-from dualmode_compiler.runtime import jit
+from dualmode_compiler.runtime import jit, pool
 from dualmode_compiler.runtime.eager_records import COLUMNS, ROWS, Product
 from dualmode_compiler.walks import walk
 from graphs import on_every_half_host, on_every_host
@@ -31,7 +31,7 @@ RANDOM = np.random.default_rng(0)
 
 @cache
 def _address(text: str, host: jit.Host) -> Any:
-    library = jit.load(jit.compile_text(text, host), ["kernel"])
+    library = jit.load(jit.compile_text(text, host), ["kernel"], pool.symbols())
     return library, library["kernel"]
 
 

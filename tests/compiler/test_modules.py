@@ -54,6 +54,21 @@ def program(count: int, lines: int) -> Modules:
     return made
 
 
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (6, 100)])
+def test_a_text_is_cut(count: int, lines: int):
+    """Into parts that are the same together."""
+    text = "\n".join([ABS, "; a comment", *(function(k, lines) for k in range(count))])
+    text += RUN.replace("load ptr, ptr @table", "bitcast ptr @f0 to ptr")
+    text += TWICE.replace("load i64, ptr @two", "add i64 0, 2")
+    parts = modules.cut(text)
+    assert (len(parts) > 1) == (count * lines > modules.LEAST)
+    library = jit.load(jit.compile_texts(parts), ["run"])
+    assert jit.function(library["run"], INT, INT)(-7) == 14
+    assert modules.cut(text + "@state = internal global i64 0\n") == [
+        text + "@state = internal global i64 0\n"
+    ]
+
+
 @pytest.mark.parametrize(("count", "lines"), [(1, 1), (6, 100), (40, 60)])
 def test_functions_call_each_other_across_modules(count: int, lines: int):
     made = program(count, lines)

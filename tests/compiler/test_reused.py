@@ -6,6 +6,7 @@ import ctypes
 import gc
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,24 @@ def test_there_are_bounds(blocks: reused.Blocks) -> None:
     assert blocks.held == reused.SLOTS * 4 * SIZE
     dm.add(dm.zeros(reused.MOST // 4 + 16), 1.0)  # larger than all that may be kept
     assert blocks.held == reused.SLOTS * 4 * SIZE
+
+
+def test_tracemalloc_sees_results(blocks: reused.Blocks) -> None:
+    size = 1 << 20  # bytes
+    large = dm.zeros(size // 4)
+    tracemalloc.start()
+    try:
+        for _ in range(2):  # the second one in the memory of the first
+            before, _ = tracemalloc.get_traced_memory()
+            y = dm.add(large, 1.0)
+            with_it, _ = tracemalloc.get_traced_memory()
+            assert size <= with_it - before < size + 10_000
+            del y
+            after, _ = tracemalloc.get_traced_memory()
+            assert after - before < 10_000
+    finally:
+        tracemalloc.stop()
+    assert blocks.held == size
 
 
 def test_scratch_memory_of_functions_takes_it_over(blocks: reused.Blocks) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 import dualmode as dm
 from dualmode_compiler import driver, splitk
+from dualmode_compiler.contract import Gemm
 from dualmode_compiler.graph import Graph
 from dualmode_compiler.loops import Kernel
 from dualmode_compiler.runtime import pool
+from dualmode_compiler.spec import float32
 from graphs import Array, trace
 
 
@@ -89,6 +91,13 @@ def test_short_sums_and_large_results_are_left_whole():
         assert splitk.parts(results, terms) == (1, terms), (results, terms)
     (kernel,) = _kernels(driver.compile(trace(_plain, "float32[300,40]", "float32[300,40]")))
     assert kernel.contraction is not None
+
+
+def test_inner_products_of_many_columns_are_left_whole():
+    """Where B runs along K they share out by columns; where it runs along N, by parts of K."""
+    for b, expected in (((1, 1024), True), ((1024, 1), False)):
+        product = Gemm(1, 1024, 1024, float32, (1024, 1), b, 1024)
+        assert splitk.shares_out(product) == expected
 
 
 @pytest.mark.parametrize("results", [1, 10, 256, 2560, 4096, 20_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import dualmode as dm
 from dualmode_compiler import driver
-from dualmode_compiler.emit import pipeline, rows, steps
+from dualmode_compiler.emit import ahead, pipeline, rows, steps
 from dualmode_compiler.runtime import jit
 from graphs import check, trace
 from guarded import run
@@ -104,7 +105,7 @@ def test_the_next_row_is_prefetched_while_one_is_computed(
     function, expected = PREFETCHED[name]
     graph = trace(function, "float32[7,1003]")
     assert "call void @llvm.prefetch" not in driver.compile(graph).native().program.text
-    monkeypatch.setattr(rows, "CACHE", 1 << 10)
+    monkeypatch.setattr(ahead, "CACHE", 1 << 10)
     executable = driver.compile(graph)
     text = executable.native().program.text
     assert ("call void @llvm.prefetch" in text) == expected
@@ -137,8 +138,10 @@ IN_FLIGHT = {"softmax": _softmax, "norm": _norm, "one pass before": _row, "total
 IN_FLIGHT["gradient"] = _gradient
 
 
-@pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("norm", False)])
-def test_rows_are_in_flight_where_there_is_much_to_compute(name: str, expected: bool):
+@pytest.mark.parametrize(
+    ("name", "expected"), [("softmax", True), ("norm", True), ("one pass before", False)]
+)
+def test_rows_are_in_flight_where_there_are_many_passes(name: str, expected: bool):
     text = driver.compile(trace(IN_FLIGHT[name], "float32[5000,200]")).native().program.text
     assert _past(driver.compile(trace(IN_FLIGHT[name], "float32[5000,200]")))
     assert ("@llvm.prefetch" in text) == expected
@@ -161,7 +164,7 @@ def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("name", IN_FLIGHT)
-@pytest.mark.parametrize("n", [128, 131, 200, 256])
+@pytest.mark.parametrize("n", [128, 131, 200, 256, 600])
 def test_rows_in_flight_between_guard_pages(name: str, n: int, in_flight: list[int]):
     graph = trace(IN_FLIGHT[name], f"float32[9,{n}]")
     executable = driver.compile(graph)
@@ -171,14 +174,14 @@ def test_rows_in_flight_between_guard_pages(name: str, n: int, in_flight: list[i
     assert in_flight
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 16, 50])
+@pytest.mark.parametrize(("rows", "n"), [(1, 200), (2, 200), (3, 600), (16, 200), (50, 600)])
 @pytest.mark.parametrize("name", IN_FLIGHT)
 def test_rows_in_flight_give_the_same_bits(
-    name: str, rows: int, in_flight: list[int], monkeypatch: pytest.MonkeyPatch
+    name: str, rows: int, n: int, in_flight: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    x = np.random.default_rng(rows).normal(size=(rows, 200)).astype(np.float32)
+    x = np.random.default_rng(rows).normal(size=(rows, n)).astype(np.float32)
     x[rows // 2, 3], x[rows // 3, 199], x[0, 0] = np.nan, np.inf, -np.inf
-    graph = trace(IN_FLIGHT[name], f"float32[{rows},200]")
+    graph = trace(IN_FLIGHT[name], f"float32[{rows},{n}]")
     together = driver.compile(graph)
     together.native()
     monkeypatch.setattr(pipeline, "LEAST", 1 << 20)
@@ -195,3 +198,19 @@ def test_long_sums_ask_for_memory_ahead():
 
     assert "@llvm.prefetch" in text(10_000_000)
     assert "@llvm.prefetch" not in text(1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: dm.sum(x, -1), True),
+        (lambda x: dm.max(x * 2 + 1, -1), True),
+        (lambda x: dm.sum(x[:, :-1], -1), False),  # there are gaps between the rows
+        (lambda x: dm.sum(dm.square(x - dm.mean(x, -1, keepdims=True)), -1), False),
+    ],
+)
+def test_rows_that_lie_side_by_side_are_a_long_run_if_they_are_read_once(
+    function: Callable[[Any], Any], expected: bool
+):
+    text = driver.compile(trace(function, "float32[50000,200]")).native().program.text
+    assert ("@llvm.prefetch" in text) == expected

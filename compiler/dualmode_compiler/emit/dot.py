@@ -4,48 +4,72 @@ from __future__ import annotations
 
 from functools import cache
 
+from ..records import dataclass
 from ..runtime.jit import Host
+from .gemv import AHEAD
 from .simd import Element, attributes
 from .writer import LoopWriter
 
-# Columns of B that share each load of a row of A.
+# Most columns of B that a kernel goes through side by side.
 COLUMNS = 8
 
 
 def dot_rows(host: Host) -> int:
     """Rows of A that share each load of a column of B, as far as registers hold the sums."""
-    return 3 if host.registers >= 32 else 1
+    return 6 if host.registers >= 32 else 2
 
 
-def dot_name(e: Element, rows: int) -> str:
-    return f"dm_dot_{rows}_{e.name}"
+@dataclass(frozen=True)
+class Dot:
+    """A kernel of inner products.
+
+    Attributes:
+        rows: of A.
+        columns: of B, a power of two. Each is a stream, which prefetchers follow.
+        ahead: bytes by which each vector of B is asked for ahead; 0 if it is not.
+    """
+
+    element: Element
+    rows: int
+    columns: int
+    ahead: int
+
+    @property
+    def name(self) -> str:
+        tail = f"_{self.ahead}" * (self.ahead > 0)
+        return f"dm_dot_{self.rows}x{self.columns}{tail}_{self.element.name}"
+
+
+def kernel_for(e: Element, rows: int, is_far: bool, alone: bool) -> Dot:
+    """The kernel for so many rows of A, by where B is (see `gemv.FAR`); `alone` if A has one."""
+    return Dot(e, rows, COLUMNS if is_far and alone else COLUMNS // 2, AHEAD * is_far)
 
 
 @cache
-def dot(e: Element, host: Host, rows: int) -> str:
-    """IR of `void f(a, as, b, bs, columns, k, c, cs)`: for i < rows and j < COLUMNS,
+def dot(spec: Dot, host: Host) -> str:
+    """IR of `void f(a, as, b, bs, columns, k, c, cs)`: for i < rows and j < spec.columns,
     c[i*cs + j] = sum_k a[i*as + k] * b[j*bs + k].
 
-    Only `columns` of them exist; the others repeat the last, so a row of `c` has room for COLUMNS
-    elements. The order of every sum is fixed.
+    Only `columns` of them exist; the others repeat the last, so a row of `c` has room for all. The
+    order of every sum is fixed, whatever the kernel.
     """
-    w = LoopWriter()
+    w, e, rows = LoopWriter(), spec.element, spec.rows
     last = w.emit("sub i64 %columns, 1")
     columns = ["%b"]
-    for j in range(1, COLUMNS):
+    for j in range(1, spec.columns):
         columns.append(w.at("%b", e.type, w.op("mul", w.minimum(last, j), "%bs")))
     lines = ["%a", *(w.at("%a", e.type, w.op("mul", "%as", i)) for i in range(1, rows))]
     left = w.op("urem", "%k", e.lanes)
     whole = w.emit(f"sub i64 %k, {left}")
-    sums = _whole(w, e, lines, columns, whole)
+    sums = _whole(w, spec, lines, columns, whole)
     sums = _rest(w, e, lines, columns, whole, left, sums)
     for i in range(rows):
-        line = _sum_lanes(w, e, sums[i * COLUMNS : (i + 1) * COLUMNS])
+        line = _sum_lanes(w, e, sums[i * spec.columns : (i + 1) * spec.columns])
         c = w.at("%c", e.type, w.op("mul", "%cs", i))
-        w.do(f"store <{COLUMNS} x {e.type}> {line}, ptr {c}, align {e.size}")
+        w.do(f"store <{spec.columns} x {e.type}> {line}, ptr {c}, align {e.size}")
     w.do("ret void")
     arguments = "ptr %a, i64 %as, ptr %b, i64 %bs, i64 %columns, i64 %k, ptr %c, i64 %cs"
-    head = f"define internal void @{dot_name(e, rows)}({arguments}) {attributes(host)} {{"
+    head = f"define internal void @{spec.name}({arguments}) {attributes(host)} {{"
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 
@@ -63,14 +87,17 @@ def _step(
     return [e.multiply_add(w, y, x, total) for (x, y), total in zip(pairs, sums, strict=True)]
 
 
-def _whole(w: LoopWriter, e: Element, rows: list[str], columns: list[str], whole: str) -> list[str]:
+def _whole(w: LoopWriter, spec: Dot, rows: list[str], columns: list[str], whole: str) -> list[str]:
     """Sums over whole vectors."""
-    start = w.label
+    e, start = spec.element, w.label
     w.do(f"%some = icmp ne i64 {whole}, 0")
     w.do("br i1 %some, label %turn, label %rest")
     w.block("turn")
     phis = len(w.lines)
-    names = [f"%sum{j}" for j in range(len(rows) * COLUMNS)]
+    names = [f"%sum{j}" for j in range(len(rows) * len(columns))]
+    for column in columns if spec.ahead else []:
+        later = w.at(w.at(column, e.type, "%i"), "i8", spec.ahead)
+        w.do(f"call void @llvm.prefetch.p0(ptr {later}, i32 0, i32 2, i32 1)")
     new = _step(w, e, rows, columns, "%i", names, None)
     w.do(f"%i.next = add i64 %i, {e.lanes}")
     w.do(f"%more = icmp ult i64 %i.next, {whole}")

@@ -8,11 +8,12 @@ does, would take those of the sums: then only the data is asked for between them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import field
 
 from ..epilogues import WAITS, far, mixing, outside
-from ..expr import Buffer, Load, Reduce
+from ..expr import Axis, Buffer, Expr, Load, Reduce
 from ..loops import Contraction, Kernel, Store
 from ..records import dataclass
 from ..runtime.jit import Host
@@ -62,8 +63,18 @@ class Epilogue:
 
     def prologue(self, name: str) -> str:
         """The function that computes a panel of A: i0 is its first row, j0 its first step of K."""
-        nest = Nest(self.host, {})
-        _Left(nest, self).panel((1, self.c.gemm.k))
+        nest, (k,) = Nest(self.host, {}), self.c.reduce.bound
+        assert self.c.left is not None
+        _Operand(nest, self, self.c.left, self.c.m, k).panel((1, k.extent))
+        return self._text(f"@{name}({PANEL})", nest)
+
+    def prologue_of_b(self, name: str) -> str:
+        """The function that computes a part of B: i0 is its first step of K, j0 its column."""
+        nest, (k,), n = Nest(self.host, {}), self.c.reduce.bound, self.c.n
+        assert self.c.right is not None
+        assert n is not None
+        tile = _Operand(nest, self, self.c.right, k, n)
+        tile.panel((math.gcd(n.extent, tile.lanes), n.extent))
         return self._text(f"@{name}({PANEL})", nest)
 
     def function(self, widths: tuple[int, int]) -> str:
@@ -139,7 +150,7 @@ def epilogues(kernel: Kernel, c: Contraction, name: str, host: Host) -> tuple[Ep
     products = kernel.products()
     others = [s for s in kernel.stores if s.depth < len(kernel.axes)]
     after = outside(kernel.stores, {c.reduce, c.sums})
-    before = [] if c.left is None else walk([c.left])
+    before = walk([x for x in (c.left, c.right) if x is not None])
     read = [e.buffer for e in (*after, *before) if isinstance(e, Load)]
     extra = list(dict.fromkeys([*kernel.writes(), *read]))  # alike for kernels that are alike
     of_product = (f"{name}_epilogue", host, mixing(kernel), far(kernel), extra)
@@ -161,7 +172,7 @@ class _Tile:
         self.nest, self.stores, self.c = nest, epilogue.stores, epilogue.c
         self.total, self.far = epilogue.total, epilogue.far
         assert self.c.n is not None
-        self.inner = self.c.n
+        self.outer, self.inner = self.c.m, self.c.n
         sizes = [self.c.gemm.dtype.itemsize, *(s.buffer.spec.dtype.itemsize for s in self.stores)]
         self.lanes = nest.host.vector_bytes // max(sizes)
         nest.w.lines = nest.lines
@@ -206,10 +217,10 @@ class _Tile:
         start = w.emit(f"mul nuw nsw i64 {index}, %ldt")
         kind = memory_type(c.gemm.dtype, 1)
         row = w.emit(f"getelementptr {kind}, ptr %tile, i64 {start}")
-        if c.m is None:
+        if self.outer is None:
             body(row)
         else:
-            nest.scope(c.m, at, lambda: body(row))
+            nest.scope(self.outer, at, lambda: body(row))
 
     def _columns(self, row: str, multiple: int, most: int) -> None:
         nest, w, lanes = self.nest, self.nest.w, self.lanes
@@ -284,24 +295,26 @@ class _Tile:
         nest.scope(self.inner, at, body, lanes, mask)
 
 
-class _Left(_Tile):
-    """Writes a panel of A, of steps of K in the place of columns, to `%tile`."""
+class _Operand(_Tile):
+    """Writes a part of an operand that is computed, of the elements `value`, to `%tile`: rows along
+    the axis `outer` and columns along `inner`."""
 
-    def __init__(self, nest: Nest, epilogue: Epilogue) -> None:
+    def __init__(
+        self, nest: Nest, epilogue: Epilogue, value: Expr, outer: Axis | None, inner: Axis
+    ) -> None:
         super().__init__(nest, epilogue)
-        (self.inner,) = self.c.reduce.bound
+        self.value, self.outer, self.inner = value, outer, inner
         self.lanes = nest.host.vector_bytes // self.c.gemm.dtype.itemsize
 
     def _vector(self, row: str, index: str, lanes: int, mask: str | None = None) -> None:
-        """Compute the vector at step `index`; rows have room for whole ones."""
-        nest, left = self.nest, self.c.left
-        assert left is not None
+        """Compute the vector at column `index`; rows have room for whole ones."""
+        nest, value = self.nest, self.value
 
         def body() -> None:
-            name = nest.vector(left, lanes)
+            name = nest.vector(value, lanes)
             nest.w.lines = nest.levels[-1].block.lines
-            kind = memory_type(left.dtype, 1)
+            kind = memory_type(value.dtype, 1)
             place = nest.w.emit(f"getelementptr {kind}, ptr {row}, i64 {index}")
-            nest.write(name, left.dtype, place, lanes, None)
+            nest.write(name, value.dtype, place, lanes, None)
 
         self._here(index, body, lanes, mask)

@@ -11,6 +11,7 @@ from ..spec import bool_
 from ..walks import substitute
 from .chunks import minimum, share
 from .combine import combine
+from .gather import lanes_of
 from .instructions import memory_type, register_type
 from .levels import Value, mask_text
 from .nest import Nest
@@ -18,7 +19,6 @@ from .nest import Nest
 PARALLEL = 1 << 16  # elements from which columns are cut into chunks
 CHUNK_BYTES = 128  # of a row that one chunk writes, at least
 WRITTEN_OUT = 8  # vectors of a row up to which there is no loop
-ELEMENTS = 4  # that go to places of their own in one iteration
 
 
 def emit_fold(nest: Nest, x: Fold) -> Value:
@@ -125,21 +125,39 @@ class Update:
             self._range(self.order[k], *columns)
 
     def _one_by_one(self, axis: Axis) -> None:
-        """Elements in order, several in an iteration, as each is but a few instructions."""
-        nest, whole = self.nest, axis.extent // ELEMENTS * ELEMENTS
+        """Elements in order. What goes where is computed for a vector of them at a time."""
+        nest, width = self.nest, self.nest.host.vector_bytes // max(self.size, 4)
+        whole = axis.extent // width * width if self.buffer.spec.dtype is not bool_ else 0
 
-        def iteration(index: str, _: list[str]) -> list[str]:
-            lines = nest.levels[-1].block.lines
-            for k in range(ELEMENTS):
-                nest.w.lines = lines
-                at = nest.w.emit(f"add nuw nsw i64 {index}, {k}") if k else index
-                nest.scope(axis, at, self._put)
+        def group(index: str, _: list[str]) -> list[str]:
+            nest.scope(axis, index, self._put_lanes, width, None)
+            return []
+
+        def single(index: str, _: list[str]) -> list[str]:
+            nest.scope(axis, index, self._put)
             return []
 
         if whole:
-            nest.loop("0", str(whole), ELEMENTS, iteration)
-        for k in range(whole, axis.extent):
-            nest.scope(axis, str(k), self._put)
+            nest.loop("0", str(whole), width, group)
+        if axis.extent > whole:
+            nest.loop(str(whole), str(axis.extent), 1, single)
+
+    def _put_lanes(self) -> None:
+        """The lanes of a vector, one after the other."""
+        nest, level, dtype = self.nest, len(self.nest.levels) - 1, self.buffer.spec.dtype
+        scope, w = nest.levels[level], nest.w
+        lanes, element = scope.lanes, memory_type(dtype, 1)
+        new = nest.vector(self.fold.body, lanes)
+        numbers = lanes_of(nest, self.offset, level)
+        w.lines = scope.block.lines
+        for k, number in enumerate(numbers):
+            value = w.emit(f"extractelement {register_type(dtype, lanes)} {new}, i64 {k}")
+            pointer = nest.pointers[self.buffer]
+            place = w.emit(f"getelementptr {element}, ptr {pointer}, i64 {number}")
+            if self.fold.kind != "last":
+                old = nest.read(dtype, place, 1, None)
+                value = combine(w, self.fold.kind, old, value, dtype, 1)
+            nest.write(value, dtype, place, 1, None)
 
     def _columns(self, axis: Axis) -> None:
         whole = axis.extent // self.lanes * self.lanes

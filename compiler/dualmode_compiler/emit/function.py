@@ -14,7 +14,7 @@ from ..records import dataclass
 from ..runtime.jit import Host
 from ..slots import Slots
 from ..spec import Spec
-from ..split import split
+from ..split import split, split_cost
 from .jobs import Job, write
 from .kernel import Code, emit_kernel
 from .modules import Modules
@@ -118,13 +118,10 @@ class Known:
 
     @classmethod
     def of(cls, kernel: Kernel, buffers: list[Buffer]) -> Known:
-        cost = kernel_cost(kernel)
+        cuts = split(kernel)
+        cost = split_cost(kernel, cuts)
+        parts = [Piece(k, c, c.work) for k in cuts for c in [kernel_cost(k)]]
         whole = Piece(kernel, cost, cost.work)
-        pieces = split(kernel)
-        if len(pieces) == 1:
-            parts = [Piece(pieces[0], kernel_cost(pieces[0]), cost.work)]
-        else:
-            parts = [Piece(k, c, c.work) for k in pieces for c in [kernel_cost(k)]]
         return cls(whole, parts, dict(zip(buffers, buffers, strict=True)))
 
     @property
@@ -150,10 +147,11 @@ class Function:
         several: the program has more than one step. What a kernel alone saves, though little, is
             worth the time to compile it well.
         signals: it looks for signals.
+        workspace: some kernels compute in their threads' workspace.
     """
 
     def __init__(
-        self, slots: Slots, host: Host, structured: bool, modules: Modules, several: bool = True
+        self, slots: Slots, host: Host, structured: bool, modules: Modules, several: bool
     ) -> None:
         self.slots, self.host, self.structured = slots, host, structured
         self.modules, self.several = modules, several
@@ -175,7 +173,7 @@ class Function:
         self.data: list[str] = []
         self.totals = Totals()
         self.steps = 0
-        self.signals = False
+        self.signals = self.workspace = False
         self._names = 0
 
     def name(self, stem: str) -> str:
@@ -276,6 +274,7 @@ class Function:
 
     def define(self, name: str, code: Code) -> str:
         """Kernels of the same text are compiled once."""
+        self.workspace |= code.workspace > 0
         self.declarations |= code.declarations
         self.modules.declare(code.declarations)
         for helper, text in code.helpers.items():

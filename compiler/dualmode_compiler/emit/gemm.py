@@ -51,16 +51,15 @@ class Kernel:
         return f"dm_gemm_{self.rows}x{self.vectors}{tail}_{mode}_{self.element.name}"
 
 
-ARGUMENTS = (
-    "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add, "
-    "ptr %P, i64 %ps, i64 %pt"
-)
+ARGUMENTS = "ptr %A, i64 %as, ptr %B, i64 %bs, ptr %C, i64 %cs, i64 %k, i64 %live, i64 %add"
+# More arguments of those that fetch or pack. Small products notice each argument.
+ASIDE = ", ptr %P, i64 %ps, i64 %pt"
 
 
 @cache
 def kernel(spec: Kernel, host: Host) -> str:
-    """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0), P, ps,
-    pt.
+    """IR of `spec`. Arguments: A, as, B, bs, C, cs, k >= 1, live, add (C += where not 0), and P,
+    ps, pt if it fetches or packs.
 
     Strides count elements. A turn is one rank-one step: with a dozen multiply-adds or more in it,
     longer turns are no faster, and they take longer to compile. Where B is packed, it is a group.
@@ -91,7 +90,8 @@ def kernel(spec: Kernel, host: Host) -> str:
     w.block("finish")
     body.store_tile(turned[1][body.fixed :])
     w.do("ret void")
-    head = f"define internal void @{spec.name}({ARGUMENTS}) {attributes(host)} {{"
+    arguments = ARGUMENTS + ASIDE * body.moves
+    head = f"define internal void @{spec.name}({arguments}) {attributes(host)} {{"
     return f"{head}\nentry:\n{w.text()}\n}}\n"
 
 

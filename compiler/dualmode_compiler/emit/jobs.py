@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..records import dataclass
+from .values import Writer
+from .writer import LoopWriter
 
 if TYPE_CHECKING:
     from .function import Function
@@ -123,98 +125,85 @@ def _entries(f: Function, job: Job, arrays: Sequence[str]) -> str:
     name = f.name("%sweep")
     f.head.append(f"  {name} = alloca [{len(arrays) + 1} x {ENTRY}]")
     rows = [(f"@{p.name}", a, p.first, p.stop) for p, a in zip(job.parts, arrays, strict=True)]
-    for k, (kernel, array, first, stop) in enumerate([*rows, ("null", "null", -1, -1)]):
-        fields = (("ptr", kernel), ("ptr", array), ("i64", first), ("i64", stop))
-        for n, (kind, value) in enumerate(fields):
-            place = f"{name}.{k}.{n}"
-            at = f"getelementptr {ENTRY}, ptr {name}, i64 {k}, i32 {n}"
-            f.body += [f"  {place} = {at}", f"  store {kind} {value}, ptr {place}"]
+    for k, row in enumerate([*rows, ("null", "null", -1, -1)]):
+        entry = f.w.emit(f"getelementptr {ENTRY}, ptr {name}, i64 {k}")
+        _store(f.w, entry, *row)
     return name
+
+
+def _store(
+    w: Writer, entry: str, kernel: str, array: str, first: int | str, stop: int | str
+) -> None:
+    fields = (("ptr", kernel), ("ptr", array), ("i64", first), ("i64", stop))
+    for k, (kind, value) in enumerate(fields):
+        place = w.emit(f"getelementptr {ENTRY}, ptr {entry}, i64 0, i32 {k}")
+        w.line(f"  store {kind} {value}, ptr {place}")
 
 
 # --- as data --------------------------------------------------------------------------------------
 
-# Three loops: over all addresses, over all kernels, whose entries for `dm_sweep` these are put in,
-# and over the jobs. A kernel that is a job of its own finds in its entry what it gets.
-_LOOPS = f"""\
-  br label %N.start
-N.start:
-  br label %N.place
-N.place:
-  %N.p = phi i64 [ 0, %N.start ], [ %N.p1, %N.place ]
-  %N.slot.p = getelementptr [2 x i64], ptr @N.places, i64 %N.p
-  %N.slot = load i64, ptr %N.slot.p
-  %N.offset.p = getelementptr i64, ptr %N.slot.p, i64 1
-  %N.offset = load i64, ptr %N.offset.p
-  %N.base.p = getelementptr ptr, ptr %table, i64 %N.slot
-  %N.base = load ptr, ptr %N.base.p
-  %N.address = getelementptr i8, ptr %N.base, i64 %N.offset
-  %N.buffer = getelementptr ptr, ptr %N.buffers, i64 %N.p
-  store ptr %N.address, ptr %N.buffer
-  %N.p1 = add nuw nsw i64 %N.p, 1
-  %N.p2 = icmp ult i64 %N.p1, PLACES
-  br i1 %N.p2, label %N.place, label %N.middle
-N.middle:
-  br label %N.part
-N.part:
-  %N.q = phi i64 [ 0, %N.middle ], [ %N.q1, %N.part ]
-  %N.code.p = getelementptr ptr, ptr @N.codes, i64 %N.q
-  %N.code = load ptr, ptr %N.code.p
-  %N.at.p = getelementptr [4 x i64], ptr @N.parts, i64 %N.q
-  %N.at = load i64, ptr %N.at.p
-  %N.own.p = getelementptr i64, ptr %N.at.p, i64 1
-  %N.own = load i64, ptr %N.own.p
-  %N.first.p = getelementptr i64, ptr %N.at.p, i64 2
-  %N.first = load i64, ptr %N.first.p
-  %N.stop.p = getelementptr i64, ptr %N.at.p, i64 3
-  %N.stop = load i64, ptr %N.stop.p
-  %N.array = getelementptr ptr, ptr %N.buffers, i64 %N.own
-  %N.e0 = getelementptr {ENTRY}, ptr %N.entries, i64 %N.at
-  store ptr %N.code, ptr %N.e0
-  %N.e1 = getelementptr {ENTRY}, ptr %N.e0, i64 0, i32 1
-  store ptr %N.array, ptr %N.e1
-  %N.e2 = getelementptr {ENTRY}, ptr %N.e0, i64 0, i32 2
-  store i64 %N.first, ptr %N.e2
-  %N.e3 = getelementptr {ENTRY}, ptr %N.e0, i64 0, i32 3
-  store i64 %N.stop, ptr %N.e3
-  %N.e6 = getelementptr {ENTRY}, ptr %N.e0, i64 1, i32 2
-  store i64 -1, ptr %N.e6
-  %N.q1 = add nuw nsw i64 %N.q, 1
-  %N.q2 = icmp ult i64 %N.q1, PARTS
-  br i1 %N.q2, label %N.part, label %N.last
-N.last:
-  br label %N.job
-N.job:
-  %N.j = phi i64 [ 0, %N.last ], [ %N.j1, %N.again ]
-  %N.entry.p = getelementptr [4 x i64], ptr @N.jobs, i64 %N.j
-  %N.entry = load i64, ptr %N.entry.p
-  %N.chunks.p = getelementptr i64, ptr %N.entry.p, i64 1
-  %N.chunks = load i64, ptr %N.chunks.p
-  %N.work.p = getelementptr i64, ptr %N.entry.p, i64 2
-  %N.work = load i64, ptr %N.work.p
-  %N.several.p = getelementptr i64, ptr %N.entry.p, i64 3
-  %N.several = load i64, ptr %N.several.p
-  %N.list = getelementptr {ENTRY}, ptr %N.entries, i64 %N.entry
-  %N.kernel = load ptr, ptr %N.list
-  %N.arg.p = getelementptr {ENTRY}, ptr %N.list, i64 0, i32 1
-  %N.arg = load ptr, ptr %N.arg.p
-  %N.one = icmp eq i64 %N.several, 0
-  %N.function = select i1 %N.one, ptr %N.kernel, ptr SWEEP
-  %N.argument = select i1 %N.one, ptr %N.arg, ptr %N.list
-  %N.whole = icmp eq i64 %N.chunks, 1
-  br i1 %N.whole, label %N.alone, label %N.shared
-N.alone:
-  call void %N.function(ptr %N.argument, i64 0)
-  br label %N.again
-N.shared:
-  call void @dm_pool_run(ptr %N.function, ptr %N.argument, i64 %N.chunks, i64 %N.work)
-  br label %N.again
-N.again:
-  %N.j1 = add nuw nsw i64 %N.j, 1
-  %N.j2 = icmp ult i64 %N.j1, JOBS
-  br i1 %N.j2, label %N.job, label %N.done
-N.done:"""
-_POOL = "  call void @dm_pool_run"
+# What `dm_jobs` takes: the table of `run`; arrays of int64 with a slot and an offset for each
+# address, of what is known of each kernel and each job, and of the kernels themselves; how many of
+# each there are; and the functions that it calls, or null where no job needs them.
+_ARGUMENTS = (
+    *("ptr %table", "ptr %places", "ptr %codes", "ptr %parts", "ptr %jobs"),
+    *("i64 %addresses", "i64 %kernels", "i64 %count", "i64 %entries"),
+    *("ptr %sweep", "ptr %pool"),
+)
+
+
+def _interpreter() -> str:
+    """The function that runs the jobs of a table.
+
+    It goes over all addresses; over all kernels, whose entries for `dm_sweep` these are put in; and
+    over the jobs. A kernel that is a job of its own finds in its entry what it gets.
+    """
+    w = LoopWriter()
+
+    def row(table: str, k: str, size: int) -> list[str]:
+        first = w.at(table, f"[{size} x i64]", k)
+        return [w.emit(f"load i64, ptr {w.at(first, 'i64', n)}") for n in range(size)]
+
+    buffers = w.emit("alloca ptr, i64 %addresses")
+    entries = w.emit(f"alloca {ENTRY}, i64 %entries")
+    with w.loop(0, "%addresses") as k:
+        slot, offset = row("%places", k, 2)
+        base = w.emit(f"load ptr, ptr {w.at('%table', 'ptr', slot)}")
+        w.do(f"store ptr {w.at(base, 'i8', offset)}, ptr {w.at(buffers, 'ptr', k)}")
+    with w.loop(0, "%kernels") as k:
+        at, own, first, stop = row("%parts", k, 4)
+        code = w.emit(f"load ptr, ptr {w.at('%codes', 'ptr', k)}")
+        entry = w.at(entries, ENTRY, at)
+        _store(w, entry, code, w.at(buffers, "ptr", own), first, stop)
+        end = w.emit(f"getelementptr {ENTRY}, ptr {entry}, i64 1, i32 2")
+        w.do(f"store i64 -1, ptr {end}")
+    with w.loop(0, "%count") as k:
+        at, chunks, work, several = row("%jobs", k, 4)
+        entry = w.at(entries, ENTRY, at)
+        kernel = w.emit(f"load ptr, ptr {entry}")
+        array = w.emit(f"getelementptr {ENTRY}, ptr {entry}, i64 0, i32 1")
+        array = w.emit(f"load ptr, ptr {array}")
+        swept = w.emit(f"icmp ne i64 {several}, 0")
+        function = w.emit(f"select i1 {swept}, ptr %sweep, ptr {kernel}")
+        argument = w.emit(f"select i1 {swept}, ptr {entry}, ptr {array}")
+        _call(w, function, argument, chunks, work)
+    w.do("ret void")
+    head = f"define internal void @dm_jobs({', '.join(_ARGUMENTS)}) nounwind {{"
+    return "\n".join([head, "entry:", w.text(), "}"])
+
+
+def _call(w: LoopWriter, function: str, argument: str, chunks: str, work: str) -> None:
+    """Run a job: the only chunk here, or several by the pool."""
+    alone, shared, done = w.name("alone"), w.name("shared"), w.name("done")
+    whole = w.emit(f"icmp eq i64 {chunks}, 1")
+    w.do(f"br i1 {whole}, label %{alone}, label %{shared}")
+    w.block(alone)
+    w.do(f"call void {function}(ptr {argument}, i64 0)")
+    w.do(f"br label %{done}")
+    w.block(shared)
+    w.do(f"call void %pool(ptr {function}, ptr {argument}, i64 {chunks}, i64 {work})")
+    w.do(f"br label %{done}")
+    w.block(done)
 
 
 def _tables(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -230,7 +219,8 @@ def _tables(jobs: Iterable[Job]) -> list[list[Job]]:
 
 
 def _as_data(f: Function, jobs: Sequence[Job]) -> None:
-    name = f.name("jobs")
+    f.help("dm_jobs", _interpreter())
+    name = f.name("@jobs")
     codes: list[str] = []
     parts: list[int] = []  # of each: its entry, its first place, its first chunk and the last one's
     places: list[int] = []
@@ -247,18 +237,14 @@ def _as_data(f: Function, jobs: Sequence[Job]) -> None:
     f.data.append(_constant(f"{name}.codes", codes))
     for kind, numbers in (("parts", parts), ("places", places), ("jobs", rows)):
         f.data.append(_constant(f"{name}.{kind}", [f"i64 {int(n)}" for n in numbers]))
-    f.head.append(f"  %{name}.buffers = alloca [{len(places) // 2} x ptr]")
-    f.head.append(f"  %{name}.entries = alloca [{entries} x {ENTRY}]")
-    text = _LOOPS.replace("N.", f"{name}.")
-    text = text.replace("SWEEP", "@dm_sweep" if any(len(j.parts) > 1 for j in jobs) else "null")
-    for what, count in (("PLACES", len(places) // 2), ("PARTS", len(codes)), ("JOBS", len(jobs))):
-        text = text.replace(what, str(count))
-    lines = text.split("\n")
-    if all(job.chunks == 1 for job in jobs):  # there may be no pool
-        lines = [line for line in lines if not line.startswith(_POOL)]
-    f.body += lines
+    sweep = "@dm_sweep" if any(len(job.parts) > 1 for job in jobs) else "null"
+    pool = "@dm_pool_run" if any(job.chunks > 1 for job in jobs) else "null"
+    tables = ["%table", *(f"{name}.{kind}" for kind in ("places", "codes", "parts", "jobs"))]
+    given = [f"ptr {table}" for table in tables]
+    given += [f"i64 {n}" for n in (len(places) // 2, len(codes), len(jobs), entries)]
+    f.w.line(f"  call void @dm_jobs({', '.join(given)}, ptr {sweep}, ptr {pool})")
 
 
 def _constant(name: str, items: Sequence[str]) -> str:
     kind = items[0].split()[0]
-    return f"@{name} = internal constant [{len(items)} x {kind}] [{', '.join(items)}]"
+    return f"{name} = internal constant [{len(items)} x {kind}] [{', '.join(items)}]"

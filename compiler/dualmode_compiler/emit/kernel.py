@@ -33,7 +33,7 @@ class Code:
         chunks: how many times to call it, with chunk = 0, 1, ...; more than 1 may run in parallel.
         helpers: shared functions by name, defined once a module.
         declarations: of the intrinsics used.
-        scratch: bytes of scratch memory the kernel wants; its pointer follows the buffers'.
+        workspace: bytes that a chunk asks of its thread (`runtime.workspace`), or 0.
         quick: `@name` does no more than call others that take long.
     """
 
@@ -42,7 +42,7 @@ class Code:
     chunks: int = 1
     helpers: dict[str, str] = field(default_factory=dict)
     declarations: set[str] = field(default_factory=set)
-    scratch: int = 0
+    workspace: int = 0
     quick: bool = False
 
 
@@ -52,7 +52,7 @@ def attributes(host: Host) -> str:
 
 
 def emit_kernel(
-    kernel: Kernel, name: str, host: Host, work: float, streams: frozenset[Buffer] = frozenset()
+    kernel: Kernel, name: str, host: Host, work: float, streams: frozenset[Buffer]
 ) -> Code:
     """The code of `kernel`.
 
@@ -75,8 +75,9 @@ def emit_kernel(
         chunks = Tiles(nest, kernel, exchanged, work).emit()
     else:
         chunks = Loops(nest, kernel, work, streams).emit()
+    held = nest.reserve()
     text = _function(f"@{name}(ptr noalias %bufs, i64 %chunk)", nest, host)
-    return Code(text, [(b, 0) for b in buffers], chunks, {}, nest.w.declarations)
+    return Code(text, [(b, 0) for b in buffers], chunks, {}, nest.w.declarations, held)
 
 
 def _function(signature: str, nest: Nest, host: Host) -> str:
@@ -97,20 +98,26 @@ def _contraction(kernel: Kernel, c: Contraction, name: str, host: Host) -> Code:
     epilogue, of_sums = epilogues(kernel, c, name, host)
     sums = None if c.sums is None else of_sums.name
     left = None if c.left is None else f"{name}_left"
+    right = None if c.right is None else f"{name}_right"
     if is_plain(kernel):
-        code = contract.emit(name, c.gemm, host, None, c.cut, sums, left)
+        fused = contract.Fused(None, sums, left, right)
+        code = contract.emit(name, c.gemm, host, fused, c.cut)
         text = code.text
     else:
         mixed = epilogue if epilogue.mixing else None
-        code = contract.emit(name, c.gemm, host, epilogue.name, c.cut, sums, left, mixed)
+        fused = contract.Fused(epilogue.name, sums, left, right, mixed)
+        code = contract.emit(name, c.gemm, host, fused, c.cut)
         text = epilogue.function(code.widths) + code.text
     if sums is not None:
         text = of_sums.function(code.widths) + text
     if left is not None:
         text = epilogue.prologue(left) + text
+    if right is not None:
+        text = epilogue.prologue_of_b(right) + text
     buffers = [c.a, c.b, *((b, 0) for b in epilogue.extra)]
     declarations = epilogue.declarations | of_sums.declarations
     own = code.text[code.text.rindex(f"@{name}(") :]
     long = c.gemm.k >= LONG or epilogue.mixing != ""
     quick = long and re.search(r"<\d+ x ", own) is None
-    return Code(text, buffers, code.chunks, dict(code.helpers), declarations, quick=quick)
+    helpers = dict(code.helpers)
+    return Code(text, buffers, code.chunks, helpers, declarations, code.workspace, quick)

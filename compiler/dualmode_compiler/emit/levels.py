@@ -28,6 +28,8 @@ class Level:
         vector: the axis whose values lie in lanes from here inward, if any.
         mask: operand text of the active lanes; None if all are.
         names: expressions that were emitted here and are forgotten when the level closes.
+        places: addresses that were computed here, by where they are counted from, the elements'
+            type, and the index.
     """
 
     block: Block
@@ -35,6 +37,7 @@ class Level:
     lanes: int = 1
     mask: str | None = None
     names: list[Expr] = field(default_factory=list)
+    places: dict[tuple[str, str, Expr], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import field
 from ..loops import Control, HostCall
 from ..plan import Plan
 from ..records import dataclass
-from ..runtime import signals
+from ..runtime import signals, workspace
 from ..runtime.jit import Host
 from ..slots import Slots
 from .control import emit_steps
@@ -35,6 +35,7 @@ class Program:
         work: estimated cost of one run, in additions.
         structured: `@run` has branches or loops.
         signals: `@run` looks for signals.
+        workspace: some kernels compute in their threads' workspace (`runtime.workspace`).
         jobs: the steps that are handed to the pool together, by number.
     """
 
@@ -48,6 +49,7 @@ class Program:
     work: float = 0
     structured: bool = False
     signals: bool = False
+    workspace: bool = False
     jobs: list[list[int]] = field(default_factory=list)
 
     @property
@@ -72,42 +74,47 @@ def emit_main(
     structured = any(isinstance(s, Control) for s in plan.steps)
     promote = "run" if structured else ""
     modules = Modules(lambda text: take and take(text, promote))
+    modules.declare([workspace.DECLARATION])
     f = Function(slots, host, structured, modules, len(plan.steps) > 1)
     tables = {"param": slots.params, "output": slots.outputs}
     scope = Scope(f, plan, lambda kind, k: f.base(tables[kind][k]), outermost=True)
     emit_steps(scope, timed)
     head = f"define i32 @run(ptr %table) {attributes(host)} {{"
     run = "\n".join([head, "entry:", *f.lines(), "}"])
-    declarations = [
-        "declare void @dm_pool_run(ptr, ptr, i64, i64)",
-        "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
-        *sorted(f.declarations | f.w.declarations),
-    ]
-    if f.stacks:
-        declarations += [
-            "declare i64 @llvm.umax.i64(i64, i64)",
-            "declare ptr @realloc(ptr, i64)",
-            "declare void @free(ptr)",
-        ]
-    t = f.totals
-    functions = [*f.helpers.values(), *f.texts, run]
     if f.signals:
-        declarations += signals.DECLARATIONS
-        functions.insert(0, signals.CHECK)
-        modules.add(signals.CHECK)
+        f.help("dm_signals", signals.CHECK)
+    declarations = _declarations(f)
     modules.declare(declarations)
     modules.add(run)
     modules.finish(f.data)
     return Program(
-        calls=t.calls,
+        calls=f.totals.calls,
         declarations=declarations,
-        functions=functions,
+        functions=[*f.helpers.values(), *f.texts, run],
         data=f.data,
         modules=modules.texts,
-        chunked=t.chunked,
-        kernels=t.kernels,
-        work=t.work,
+        chunked=f.totals.chunked,
+        kernels=f.totals.kernels,
+        work=f.totals.work,
         structured=structured,
         signals=f.signals,
+        workspace=f.workspace,
         jobs=scope.sweep.jobs,
     )
+
+
+def _declarations(f: Function) -> list[str]:
+    """What the functions of the program may use besides each other."""
+    found = [
+        "declare void @dm_pool_run(ptr, ptr, i64, i64)",
+        workspace.DECLARATION,
+        "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+        *sorted(f.declarations | f.w.declarations),
+    ]
+    if f.stacks:
+        found += [
+            "declare i64 @llvm.umax.i64(i64, i64)",
+            "declare ptr @realloc(ptr, i64)",
+            "declare void @free(ptr)",
+        ]
+    return [*found, *signals.DECLARATIONS] if f.signals else found

@@ -11,6 +11,7 @@ from ..runtime.jit import QUICK
 LEAST = 250  # lines of text that are worth a module of their own
 MOST = 1000  # lines of the later ones of long programs, as each module takes some time itself
 _NAMES = re.compile(r"[@!][\w.$-]+")
+_FUNCTIONS = re.compile(r"^define .*?^}$", re.MULTILINE | re.DOTALL)
 
 
 class Modules:
@@ -85,6 +86,21 @@ class Modules:
                     found[name] = self._known[name]
                     waiting.append(found[name])
         return [found[name] for name in sorted(found)]
+
+
+def cut(text: str) -> list[str]:
+    """A module as several, which together are the same; itself alone where it is short, or has
+    other parts than functions and declarations."""
+    functions = _FUNCTIONS.findall(text)
+    others = [x for x in _FUNCTIONS.sub("", text).splitlines() if x and not x.startswith(";")]
+    if not all(x.startswith("declare ") for x in others):
+        return [text]
+    modules = Modules(lambda _: None)
+    modules.declare(others)
+    for function in functions:
+        modules.add(function)
+    modules.finish([])
+    return modules.texts if len(modules.texts) > 1 else [text]
 
 
 def _name(text: str) -> str:

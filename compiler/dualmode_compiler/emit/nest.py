@@ -10,13 +10,15 @@ number of threads.
 
 from __future__ import annotations
 
+from ..arithmetic import affine
 from ..expr import Affine, Apply, Axis, Buffer, Const, Expr, Fold, Load, Reduce
-from ..index import affine
 from ..runtime.jit import Host
 from ..spec import DType, bool_, int64
 from . import onelane, rare
+from .gather import gather
 from .instructions import apply, literal, memory_type, register_type, splat
 from .levels import Level, Levels, Value, iota
+from .room import reserve
 from .strided import FARTHEST, strided
 from .vmath import expand
 
@@ -36,6 +38,7 @@ class Nest(Levels):
         self.kept: dict[Expr, tuple[str, int]] = {}
         # values to load from a row, at that axis times that step
         self.rows: dict[Expr, tuple[str, Axis, int]] = {}
+        self._rooms: dict[str, int] = {}  # bytes of memory by name, see `room`
         self.streaming: set[Buffer] = set()  # where whole vectors are stored past the caches
         # loads that prefetch, and how many elements ahead: to the first and second level of caches
         self.ahead: dict[Load, int] = {}
@@ -101,6 +104,9 @@ class Nest(Levels):
             one = onelane.compared(self, x)
             if one is not None:
                 return onelane.needed(*one)
+            choice = onelane.choice(self, x)
+            if choice is not None:
+                return choice.needs()
             return rare.known(x) if x.fn == "rarely" else x.args
         if isinstance(x, Affine):
             return tuple(a for a, _ in x.terms if not isinstance(a, Axis))
@@ -114,6 +120,10 @@ class Nest(Levels):
         if found is None:
             found = self.expanded[x] = expand(x)
         return found
+
+    def is_plain(self, x: Apply) -> bool:
+        """Whether `x` is a core primitive that is computed in one go."""
+        return self._expand(x) is x and x.fn != "rarely"
 
     def _compute(self, x: Expr, level: int) -> Value:
         scope = self.levels[level]
@@ -139,6 +149,10 @@ class Nest(Levels):
             value, first = self.vector(one[0], 1), self.base(one[1])
             self._to(level)
             return Value(onelane.mask(self, x.fn, value, first, lanes), lanes)
+        choice = onelane.choice(self, x)
+        if choice is not None:
+            value, first = self.vector(choice.value, 1), self.base(choice.index)
+            return Value(onelane.branch(self, scope.block, choice, value, first, lanes), lanes)
         args = [self.vector(a, lanes) for a in x.args]
         self._to(level)
         kinds = [a.dtype for a in x.args]
@@ -203,10 +217,31 @@ class Nest(Levels):
         return None
 
     def address(self, buffer: Buffer, index: Expr) -> str:
-        offset = self.base(index)
+        """Where an element is. What the outer loops say of it is computed there, as a pointer: so
+        addresses in the innermost loop are that and a counter, which instructions can add."""
+        element = memory_type(buffer.spec.dtype, 1)
+        place = self._place(self.pointers[buffer], element, index)
         self._to(self._level(index))
-        element, base = memory_type(buffer.spec.dtype, 1), self.pointers[buffer]
-        return self.w.emit(f"getelementptr inbounds {element}, ptr {base}, i64 {offset}")
+        return place
+
+    def _place(self, base: str, element: str, index: Expr) -> str:
+        scope = self.scope_of(index)
+        known = scope.places.get((base, element, index))
+        if known is not None:
+            return known
+        near, far = index, None
+        if isinstance(index, Affine):
+            level = self._level(index)
+            inner = [t for t in index.terms if self._level(t[0]) == level]
+            if len(inner) < len(index.terms):
+                far = affine((t for t in index.terms if t not in inner), 0)
+                near = affine(inner, index.const)
+        start = base if far is None else self._place(base, element, far)
+        offset = self.base(near)
+        self._to(self._level(index))
+        place = self.w.emit(f"getelementptr {element}, ptr {start}, i64 {offset}")
+        scope.places[base, element, index] = place
+        return place
 
     def _load(self, x: Load, level: int, lanes: int) -> Value:
         index, dtype, scope = x.index[0], x.dtype, self.levels[level]
@@ -217,6 +252,8 @@ class Nest(Levels):
                 first = self.address(x.buffer, index)
                 self._to(level)
                 out = strided(self.w, first, stride, dtype, lanes)
+            elif scope.mask is None:
+                out = gather(self, x, level)
             else:
                 out = self._gather(x, level)
             return Value(self.from_memory(out, dtype, lanes), lanes)
@@ -253,10 +290,18 @@ class Nest(Levels):
             self._intrinsic(f"void @llvm.masked.store.{_mangle(kind)}.p0", args)
 
     def room(self, count: int, dtype: DType) -> str:
-        """Memory on the stack for `count` values."""
+        """Memory for `count` values, there from the start of the function; see `reserve`."""
         row = self.w.fresh()
-        self.lines.insert(0, f"  {row} = alloca [{count} x {memory_type(dtype, 1)}], align 64")
+        self._rooms[row] = count * dtype.itemsize
         return row
+
+    def reserve(self) -> int:
+        """Write what makes all this memory, once the function is written. How many bytes of the
+        thread's workspace it takes, or 0."""
+        lines, self.w.lines = self.lines[:], []
+        held = reserve(self.w, self._rooms)
+        self.lines[:] = self.w.lines + lines
+        return held
 
     def keep(self, value: Expr, reuse: Expr, inner: Axis, lanes: int) -> None:
         """Store `value` to a row as it is computed, and load `reuse` from there at `inner`.
@@ -300,14 +345,14 @@ class Nest(Levels):
         return self.w.emit(f"getelementptr {memory_type(dtype, 1)}, ptr {row}, i64 {at}")
 
     def _gather(self, x: Load, level: int) -> str:
-        """Elements that do not lie side by side, one for each lane."""
+        """Elements that do not lie side by side, one for each lane of the mask."""
         index, dtype, scope = x.index[0], x.dtype, self.levels[level]
         lanes, kind = scope.lanes, memory_type(dtype, scope.lanes)
         places = self.vector(index, lanes)
         self._to(level)
         element, base = memory_type(dtype, 1), self.pointers[x.buffer]
         pointers = self.w.emit(f"getelementptr {element}, ptr {base}, <{lanes} x i64> {places}")
-        mask = f"<{lanes} x i1> {scope.mask or literal(True, bool_, lanes)}"
+        mask = f"<{lanes} x i1> {scope.mask}"
         args = f"<{lanes} x ptr> {pointers}, i32 {dtype.itemsize}, {mask}, {kind} zeroinitializer"
         return self._intrinsic(f"{kind} @llvm.masked.gather.{_mangle(kind)}.v{lanes}p0", args)
 
@@ -344,9 +389,9 @@ class Nest(Levels):
             self.write(name, dtype, place, lanes, scope.mask)
 
     def _write_past(self, name: str, dtype: DType, place: str, lanes: int) -> None:
-        """Store an aligned vector past the caches."""
+        """Store aligned vectors past the caches."""
         self.w.declarations.add("!0 = !{i32 1}")
-        align = lanes * dtype.itemsize
+        align = min(lanes * dtype.itemsize, self.host.vector_bytes)
         kind = memory_type(dtype, lanes)
         self.w.line(f"  store {kind} {name}, ptr {place}, align {align}, !nontemporal !0")
 

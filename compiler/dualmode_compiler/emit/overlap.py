@@ -3,31 +3,25 @@
 The epilogue of a panel waits for the panel that follows in its block, whose micro-kernels take some
 of its vectors each, row by row, between their turns (`epilogue.Epilogue.between`). The last panel
 of a block is handed on as a whole. Panels take turns with two pieces of memory; where K is cut into
-stretches, all of a block have their own, and only the last stretch is mixed so.
+stretches, all of a block have their own, and only the last stretch is mixed so. Columns that make
+no whole micro-tile do not wait.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 from ..records import dataclass
 from ..runtime.jit import Host
 from ..tiling import Gemm, Tiling
+from .fused import Fused, Mixed
 from .gemm import Kernel
 from .panels import Panel
 from .product import Code, Product
 
-TURNS = 2  # least turns of the sums for each vector of a finished panel
-
-
-class Mixed(Protocol):
-    """What follows a product: see `epilogue.Epilogue`."""
-
-    @property
-    def waits(self) -> bool: ...
-
-    def between(self, spec: Kernel, name: str, resumes: bool) -> str | None: ...
+# Least turns of the sums for each vector of a finished panel; and where some columns do not wait,
+# as these are gone over by themselves.
+TURNS, RAGGED = 2, 8
 
 
 @dataclass(frozen=True)
@@ -48,24 +42,25 @@ class Overlapped(Product):
         name: str,
         g: Gemm,
         host: Host,
-        epilogue: str | None,
-        cut: Tiling | None,
-        sums: str | None,
-        left: str | None,
+        fused: Fused,
         mixed: Mixed,
+        cut: Tiling | None,
     ) -> None:
-        super().__init__(name, g, host, epilogue, cut, sums, left)
+        super().__init__(name, g, host, fused, cut)
         self.between, self.waits = mixed.between, mixed.waits
         self.length = self.g.k - (self.stretches - 1) * self.t.depth  # of the last stretch
+        self.ragged = self.g.n % self.width > 0
+        self.final = False  # the stretch of K is the last one
         self.texts: dict[str, str] = {}
         self.waiting: _Waiting | None = None
 
     def suits(self) -> bool:
         """True if panels are walked so."""
         t, g = self.t, self.g
-        whole = not t.dots and not self.flipped and g.n % self.width == 0
+        whole = not t.dots and not self.flipped and g.n >= self.width
         fits = self.host.registers >= 32 and t.panels_per_block > 1
-        if not whole or not fits or self.length < TURNS * t.tallest * t.vectors:
+        turns = RAGGED if self.ragged else TURNS
+        if not whole or not fits or self.length < turns * t.tallest * t.vectors:
             return False
         return all(self._add(t.rows + tall) for tall in range(1 + (t.taller > 0)))
 
@@ -106,6 +101,7 @@ class Overlapped(Product):
 
     def _last_stretch(self, k0: str, p0: str, p1: str | int) -> None:
         w, t = self.w, self.t
+        self.final, self.waits_to = True, self._whole_columns()
         b, first_panel = self._begin(k0, self.length)
         if t.pack_a:
             with w.loop(p0, p1, t.panels_packed) as first:
@@ -121,7 +117,22 @@ class Overlapped(Product):
                 self._mixed(b, k0, p, p0)
         if self.waits:
             last = self._finished(w.emit(f"sub i64 {p1}, 1"), p0)
-            self._hand_on(last.row, last.rows, last.tile)
+            with w.when(self._some_wait()):
+                self._pass(
+                    (last.row, self.j0), (last.rows, str(self.waits_to)), last.tile, str(self.ldt)
+                )
+        self.final = False
+
+    def _whole_columns(self) -> str | int:
+        """Columns of this block up to which there are whole micro-tiles."""
+        if not self.ragged:
+            return self.columns
+        if isinstance(self.whole, int):
+            return self.whole * self.width
+        return self.w.op("mul", self.whole, self.width)
+
+    def _some_wait(self) -> str:
+        return self.w.emit(f"icmp ne i64 {self.waits_to}, 0")
 
     def _either(self, b: str, k0: str, p: str, p0: str) -> None:
         """Panel `p`, mixed with another unless it is the first one."""
@@ -144,16 +155,25 @@ class Overlapped(Product):
         return _Waiting(row, rows, self._tile_at(p, p0), is_tall)
 
     def _finish(self, k0: str, length: str | int, row: str, rows: str, tile: str) -> None:
-        """Nothing yet, where panels wait: see `_last_stretch`."""
+        """Nothing yet of what waits: see `_last_stretch`."""
+        w = self.w
         if not self.waits:
             super()._finish(k0, length, row, rows, tile)
+        elif self.ragged and self.final:
+            more = w.emit(f"icmp ult i64 {self.waits_to}, {self.columns}")
+            with w.when(more):
+                place = row, w.op("add", self.j0, self.waits_to)
+                size = rows, w.emit(f"sub i64 {self.columns}, {self.waits_to}")
+                self._pass(place, size, w.at(tile, self.e.type, self.waits_to), str(self.ldt))
 
     def _tile(self, s: str, spec: Kernel, live: int, x: Panel) -> None:
         """Micro-tile `s` of the panel, mixed with a part of the panel that waits."""
-        if self.waiting is None:
-            super()._tile(s, spec, live, x)
-            return
         w, t, waiting = self.w, self.t, self.waiting
+        if waiting is None or live < self.e.lanes or spec.vectors < t.vectors:
+            self.waiting = None
+            super()._tile(s, spec, live, x)
+            self.waiting = waiting
+            return
         counts = [self._turns(t.rows + tall) for tall in (False, True)]
         rounds, turns, longer = (str(count) for count in counts[0])
         if waiting.is_tall:
@@ -162,9 +182,9 @@ class Overlapped(Product):
                 for less, more in zip(*counts, strict=True)
             )
         first = w.op("mul", w.op("mul", s, rounds), self.e.lanes)
-        row, column = w.op("udiv", first, self.columns), w.op("urem", first, self.columns)
+        row, column = w.op("udiv", first, self.waits_to), w.op("urem", first, self.waits_to)
         self.walked = (
-            f"ptr %bufs, i64 {self.flat}, i64 {waiting.row}, i64 {self.j0}, i64 {self.columns}, "
+            f"ptr %bufs, i64 {self.flat}, i64 {waiting.row}, i64 {self.j0}, i64 {self.waits_to}, "
             f"ptr {waiting.tile}, i64 {self.ldt}, i64 {row}, i64 {column}, i64 {rounds}, "
             f"i64 {turns}, i64 {longer}"
         )

@@ -8,8 +8,7 @@ from dataclasses import replace
 from ..records import dataclass
 from ..runtime.jit import Host
 from ..tiling import LARGE, LINE, Gemm, Tiling
-from .dot import COLUMNS as DOT_COLUMNS
-from .dot import dot, dot_name
+from . import dot, gemv
 from .gemm import RUN, Kernel, kernel
 from .packing import Packing
 from .simd import Element
@@ -20,10 +19,12 @@ NEAR = 4  # micro-tiles of a panel from which on some of them fetch what the nex
 
 @dataclass(frozen=True)
 class Panel:
-    """Operands of a panel: A, B, C, C's row stride, steps of K, whether to add, which height; the
-    part of B that comes next, and the number of the panel's first line of it."""
+    """Operands of a panel: A, and where its rows lie in memory; B, C, C's row stride, steps of K,
+    whether to add, which height; the part of B that comes next, and the number of the panel's first
+    line of it."""
 
     a: str
+    rows: str
     b: str
     c: str
     ldc: int
@@ -38,7 +39,8 @@ class Panels:
     """Writes the panels of one product; `product.Product` writes the loops around them.
 
     Attributes:
-        g, t: the product and its tiling.
+        g, t: the product, as its micro-kernels read it, and its tiling.
+        apart: elements from a row of A to the next one in memory.
         e: elements of registers.
         width: columns of a micro-tile.
         tiles: micro-tiles, or groups of columns of inner products, across C.
@@ -57,6 +59,7 @@ class Panels:
     w: LoopWriter
     g: Gemm
     t: Tiling
+    apart: int
     e: Element
     host: Host
     b: str
@@ -82,6 +85,9 @@ class Panels:
         """
         if self.t.dots:
             self._dots(x)
+            return
+        if self.t.sweeps:
+            self._sweep(x)
             return
         w, t, g, lanes = self.w, self.t, self.g, self.e.lanes
         tail = g.n % self.width
@@ -127,17 +133,19 @@ class Panels:
         first = w.op("mul", s, e.lanes)
         b, c = w.at(x.b, e.type, w.op("mul", first, across)), w.at(x.c, e.type, first)
         packed = self.packing.strip(s)
-        self._call(spec, x, b, across, c, live, f"ptr {packed}, i64 {self.width}, i64 0")
+        self._call(spec, x, b, across, c, live, f", ptr {packed}, i64 {self.width}, i64 0")
 
     def _tile(self, s: str, spec: Kernel, live: int, x: Panel) -> None:
         """Micro-tile `s` of the panel."""
         w, e = self.w, self.e
         b, ldb = w.at(x.b, e.type, w.op("mul", s, self.width)), self.g.b[0]
-        c, aside = w.at(x.c, e.type, w.op("mul", s, self.width)), self._aside(s, x)
+        c, aside = w.at(x.c, e.type, w.op("mul", s, self.width)), ""
+        if spec.fetch:
+            aside = self._aside(s, x)
         if self.t.pack_b:
             packed = self.packing.tile(s)
             if spec.packs:
-                aside = f"ptr {packed}, i64 {self.width}, i64 0"
+                aside = f", ptr {packed}, i64 {self.width}, i64 0"
             else:
                 b, ldb = packed, self.width
         self._call(spec, x, b, ldb, c, live, aside)
@@ -154,7 +162,7 @@ class Panels:
         lda = g.a[0] if t.by_rows else self.packing.ldp if t.pack_a else g.a[1]
         self.w.do(
             f"call void {function}(ptr {x.a}, i64 {lda}, ptr {b}, i64 {ldb}, ptr {c}, i64 {x.ldc}, "
-            f"i64 {x.length}, i64 {live}, i64 {x.add}, {aside}{self._further()})"
+            f"i64 {x.length}, i64 {live}, i64 {x.add}{aside}{self._further()})"
         )
 
     def _further(self) -> str:
@@ -174,7 +182,7 @@ class Panels:
         if x.is_tall:
             tall = self._dot(rows + 1)
             function = w.emit(f"select i1 {x.is_tall}, ptr {tall}, ptr {function}")
-        with w.loop(0, self.columns, DOT_COLUMNS) as j:
+        with w.loop(0, self.columns, self._dot_kernel(rows).columns) as j:
             b = w.at(x.b, e.type, w.op("mul", j, g.b[1]))
             left = w.op("sub", self.columns, j)
             w.do(
@@ -183,10 +191,25 @@ class Panels:
             )
 
     def _dot(self, rows: int) -> str:
-        name = dot_name(self.e, rows)
-        if name not in self.helpers:
-            self.helpers[name] = dot(self.e, self.host, rows)
-        return f"@{name}"
+        spec = self._dot_kernel(rows)
+        if spec.name not in self.helpers:
+            self.helpers[spec.name] = dot.dot(spec, self.host)
+        return f"@{spec.name}"
+
+    def _dot_kernel(self, rows: int) -> dot.Dot:
+        return dot.kernel_for(self.e, rows, self.t.is_far, self.g.m == 1)
+
+    def _sweep(self, x: Panel) -> None:
+        """All rows of A times the block of B, row after row of that."""
+        g, t = self.g, self.t
+        spec = gemv.kernel_for(self.e, self.host, t.rows, t.is_far)
+        if spec.name not in self.helpers:
+            self.helpers[spec.name] = gemv.gemv(spec, self.host)
+        self.w.do(
+            f"call void @{spec.name}(ptr {x.a}, i64 {g.a[0]}, i64 {g.a[1]}, ptr {x.b}, "
+            f"i64 {g.b[0]}, ptr {x.c}, i64 {x.ldc}, i64 {self.columns}, i64 {x.length}, "
+            f"i64 {x.add})"
+        )
 
     def _following(self, k0: str, p: str, p0: str) -> tuple[str, str]:
         """What panel `p` fetches for the next stretch of K: see `Panel`."""
@@ -201,20 +224,18 @@ class Panels:
         return w.at(row, self.e.type, self.j0), w.emit(f"select i1 {more}, i64 {line}, i64 {g.n}")
 
     def _aside(self, s: str, x: Panel) -> str:
-        """The arguments that say what micro-tile `s` fetches: the next panel's rows of C, and of A,
-        then columns of lines of the next stretch of B, or nothing new."""
-        if not self.fetch:
-            return "ptr null, i64 0, i64 0"
+        """More arguments, which say what micro-tile `s` fetches: the next panel's rows of C, and of
+        A, then columns of lines of the next stretch of B, or nothing new."""
         w, e, g, rows = self.w, self.e, self.g, self.t.rows
         first = w.op("mul", w.op("add", x.line, w.op("sub", s, self.near)), e.lanes)
         some = w.emit(f"icmp ult i64 {first}, {self.columns}")
         b = w.at(x.following, e.type, first)
         found = self._choose(some, (b, g.b[0], g.b[0]), (x.c, "0", "0"))
-        for tile, (start, apart) in enumerate(((x.c, x.ldc), (x.a, g.a[0]))[: self.near]):
+        for tile, (start, apart) in enumerate(((x.c, x.ldc), (x.rows, self.apart))[: self.near]):
             next_run = LINE // e.size - (RUN - 1) * apart
             below = (w.at(start, e.type, rows * apart), apart, next_run)
             found = self._choose(w.emit(f"icmp eq i64 {s}, {tile}"), below, found)
-        return f"ptr {found[0]}, i64 {found[1]}, i64 {found[2]}"
+        return f", ptr {found[0]}, i64 {found[1]}, i64 {found[2]}"
 
     def _choose(
         self, test: str, yes: tuple[str, str | int, str | int], no: tuple[str, str | int, str | int]

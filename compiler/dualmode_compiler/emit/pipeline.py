@@ -5,8 +5,8 @@ for i: a = max(x[i, r] for r); b = sum(f(x[i, r], a) for r); for j: y[i, j] = f(
 for t: for j: a' = max(a', x[t, j]); b' += f(x[t - 1, j], a); y[t - 2, j] = f(x[t - 2, j], a) / b
 
 So the memory is busy while the processor computes: the last pass of one row stores while the first
-pass of a later one loads. Where there is little to compute, memory is kept busier by one pass after
-the other, as hardware prefetchers follow those best.
+pass of a later one loads. Two passes with little to compute keep it busier one after the other, as
+hardware prefetchers follow those best.
 
 A total is passed on from one turn of the loop to the next, as are rows of values that are kept for
 a later pass. At both ends of the rows, passes go over a row that is not theirs: what the last one
@@ -34,7 +34,8 @@ AHEAD, FAR = 2048, 8192  # bytes ahead that the first pass asks for: from a cach
 LARGEST = 1 << 15  # bytes of a row: those in flight should stay in the second level of the caches
 APART = 1344  # bytes, modulo 4096, from one row of kept values to the next
 LEAST = 16  # rows of a chunk from which it pays
-HEAVY = 12  # additions for each element, in all passes, from which it pays
+MANY = 3  # passes from which it pays: one after the other, all but one leave the memory idle
+HEAVY = 12  # additions for each element, in all passes, from which it pays for two
 SLACK = 16  # elements before and after the scratch row that masked vectors may span
 
 
@@ -67,8 +68,9 @@ def fits(nest: Nest, kernel: Kernel, lanes: int, stores: Sequence[Store], rows: 
     alike = all(f.across and (f.lanes, f.count) == (lanes, folds[0].count) for f in folds)
     work = operations([s.value for s in kernel.stores], kernel.axes)
     heavy = work >= HEAVY * kernel.axes[0].extent * column.extent
+    pays = heavy or 2 + max(found.values()) >= MANY
     long = column.extent >= 8 * lanes and size <= LARGEST
-    return alike and heavy and long and rows >= LEAST
+    return alike and pays and long and rows >= LEAST
 
 
 class Pipeline:
@@ -218,17 +220,18 @@ class Pipeline:
         size = next(iter(folds.values())).count * lanes
         whole = extent // size * size
 
-        def group(index: str, phis: list[str], stored: bool = True) -> list[str]:
+        def folded(index: str, phis: list[str]) -> list[str]:
             left, later = iter(phis), list[str]()
             for f in folds.values():
                 later += f.group(f.x.bound[0], index, [next(left) for _ in f.kinds])
-            if stored:  # a group later than loaded, see above
-                at = self._here().emit(f"add i64 {index}, {head}")
-                for back in range(size, 0, -lanes):
-                    stream.vector(self._here().emit(f"sub i64 {at}, {back}"))
             return later
 
-        first = group("0", [v for f in folds.values() for v in f.start()], stored=False)
+        def group(index: str, phis: list[str]) -> list[str]:
+            at = self._here().emit(f"add i64 {index}, {head}")
+            stream.vectors(self._here().emit(f"sub i64 {at}, {size}"), size)
+            return folded(index, phis)
+
+        first = folded("0", [v for f in folds.values() for v in f.start()])
         kinds = [k for f in folds.values() for k in f.kinds]
         carried = list(zip(kinds, first, strict=True))
         left = iter(nest.loop(str(size), str(whole), size, group, carried))

@@ -10,10 +10,12 @@ from functools import partial
 from ..halves import element_of, in_steps
 from ..records import dataclass
 from ..runtime.jit import Host
-from ..tiling import Gemm, Tiling, is_flipped, tiling
+from ..tiling import Gemm, Tiling, Wish, is_flipped, tiling
 from .dot import COLUMNS as DOT_COLUMNS
+from .fused import Fused
 from .packing import Packing
 from .panels import NEAR, Panel, Panels
+from .room import reserve
 from .simd import attributes
 from .sums import summing, summing_name
 from .writer import LoopWriter
@@ -27,7 +29,7 @@ class Code:
         text: IR of `internal void @name(ptr bufs, i64 chunk)`.
         chunks: number of chunks of the work; they may run in any order and in parallel.
         helpers: IR of internal functions that it calls, by name; equal names have equal text.
-        scratch: bytes of memory needed beside the stack: 0.
+        workspace: bytes that a chunk asks of its thread (`runtime.workspace`), or 0.
         flops: floating-point operations in all.
         widths: the least and the most columns of C that are handed on together; all numbers of
             columns are multiples of the least.
@@ -36,7 +38,7 @@ class Code:
     text: str
     chunks: int
     helpers: dict[str, str]
-    scratch: int
+    workspace: int
     flops: int
     widths: tuple[int, int]
 
@@ -52,21 +54,26 @@ class Product(Panels):
         name: str,
         g: Gemm,
         host: Host,
-        epilogue: str | None,
+        fused: Fused,
         cut: Tiling | None = None,
-        sums: str | None = None,
-        left: str | None = None,
     ) -> None:
         self.flipped = is_flipped(g, host)
         if self.flipped:
-            assert sums is None and left is None  # they are rows of this product's operands
+            # these are rows of this product's operands
+            assert not (fused.sums or fused.left or fused.right)
             g = g.transposed()
         self.flops = 2 * g.macs
-        self.t = cut or tiling(g, host, epilogue is not None)
-        self.name, self.host, self.epilogue, self.sums, self.left = name, host, epilogue, sums, left
+        follows = fused.epilogue is not None
+        self.t = cut or tiling(g, host, follows)
+        if fused.right and not self.t.pack_b:
+            self.t = tiling(g, host, follows, Wish(packed=True))
+        if fused.right:  # each block of B is computed, packed, before its first panel
+            self.t = replace(self.t, pack_b="rows", packs_first=False, ahead=0)
+        self.name, self.host, self.fused = name, host, fused
         g = in_steps(g, host)
         self.e = element_of(g, host)
-        if left:  # rows of A, as many as a panel has, in memory of their own
+        self.apart = g.a[0]
+        if fused.left:  # rows of A, as many as a panel has, in memory of their own
             lanes = self.e.lanes
             g = replace(g, a=((-(-min(self.t.depth, g.k) // lanes) + 1) * lanes, 1))
         self.g = g
@@ -75,14 +82,13 @@ class Product(Panels):
         self.units = (*("i16" if x else self.e.type for x in loose), self.e.type)
         self.w = LoopWriter()
         self.helpers: dict[str, str] = {}
-        self.allocas: list[str] = []
         self.packing = Packing(self.w, g, self.t, host, self.e, self.units, self.helpers)
         self.width = self.packing.width
         self.masks = host.vector_bytes >= 32
         # What is not stored by whole or masked vectors goes to scratch, and is copied out.
         fits = self.masks or g.n % self.e.lanes == 0
         scattered = self.flipped and g.c != 1
-        self.scratch = epilogue is not None or not fits or scattered or self.t.dots
+        self.scratch = follows or not fits or scattered or self.t.dots
         self.stretches = -(-g.k // self.t.depth)
         self.fetch = self.t.fetch
         # How many micro-tiles of a panel fetch what the next panel needs.
@@ -96,7 +102,7 @@ class Product(Panels):
         self.down = -(-t.panels // t.panels_per_block)
         blocks = g.count * self.down * self.across
         chunks = -(-blocks // t.blocks_per_chunk)
-        self._reserve()
+        held = self._reserve()
         self.base = [self._argument(i) for i in ((1, 0, 2) if self.flipped else (0, 1, 2))]
         if t.blocks_per_chunk == 1:
             self._block("%chunk")
@@ -106,7 +112,7 @@ class Product(Panels):
             with w.loop(first, last) as index:
                 self._block(index)
         w.do("ret void")
-        body = "\n".join((*self.allocas, w.text()))
+        body = w.text()
         head = (
             f"define internal void @{self.name}(ptr %bufs, i64 %chunk) {attributes(self.host)} {{"
         )
@@ -115,25 +121,27 @@ class Product(Panels):
             widths = (1, 1)
         elif t.dots:
             widths = (1, widths[1])
-        return Code(f"{head}\nentry:\n{body}\n}}\n", chunks, self.helpers, 0, self.flops, widths)
+        return Code(f"{head}\nentry:\n{body}\n}}\n", chunks, self.helpers, held, self.flops, widths)
 
     def _argument(self, i: int) -> str:
         return self.w.emit(f"load ptr, ptr {self.w.at('%bufs', 'ptr', i)}, align 8")
 
-    def _reserve(self) -> None:
+    def _reserve(self) -> int:
+        """Make room for what is packed, and for panels of C: on the stack, or in as many bytes of
+        the thread's workspace."""
         t, lanes = self.t, self.e.lanes
         unit = max(lanes, DOT_COLUMNS) if t.dots else lanes
         wide = -(-min(t.columns, self.g.n) // unit) * unit
         self.ldt = wide + lanes if wide > lanes else wide
+        sizes = self.packing.sizes()
         if self.scratch:
             high = t.tallest * self._memories()
-            self._alloca("tile", high * self.ldt + max(lanes, DOT_COLUMNS))
-        for name, size in self.packing.sizes().items():
-            self._alloca(name, size)
-        if self.sums:
-            self._alloca("sums", wide)
-        if self.left:
-            self._alloca("left", t.tallest * self.g.a[0])
+            sizes["tile"] = high * self.ldt + max(lanes, DOT_COLUMNS)
+        if self.fused.sums:
+            sizes["sums"] = wide
+        if self.fused.left:
+            sizes["left"] = t.tallest * self.g.a[0]
+        return reserve(self.w, {f"%{name}": n * self.e.size for name, n in sizes.items()})
 
     def _memories(self) -> int:
         """How many panels of C there is memory for beside C."""
@@ -148,9 +156,6 @@ class Product(Panels):
         place = self.w.op("mul", self._memory(p, p0), self.t.tallest * self.ldt)
         return self.w.at("%tile", self.e.type, place)
 
-    def _alloca(self, name: str, size: int) -> None:
-        self.allocas.append(f"  %{name} = alloca [{size} x {self.e.type}], align 64")
-
     def _block(self, index: str) -> None:
         """Block `index` of C: batch element, then rows, then columns fastest."""
         w, g, t = self.w, self.g, self.t
@@ -160,7 +165,7 @@ class Product(Panels):
         self.flat = w.op("udiv", rest, self.down)
         self.a, self.b, self.c = self._batch(self.flat)
         self._columns_of(jb)
-        self.on_top = w.emit(f"icmp eq i64 {ib}, 0") if self.sums else ""
+        self.on_top = w.emit(f"icmp eq i64 {ib}, 0") if self.fused.sums else ""
         p0 = w.op("mul", ib, t.panels_per_block)
         p1: str | int = t.panels
         if self.down > 1:
@@ -171,10 +176,10 @@ class Product(Panels):
             with w.loop(0, g.k, t.depth) as k0:
                 length = w.minimum(w.op("sub", g.k, k0), t.depth)
                 self._stretch(k0, length, p0, p1)
-        if self.sums:
+        if self.fused.sums:
             with w.when(self.on_top):
                 w.do(
-                    f"call void @{self.sums}(ptr %bufs, i64 0, i64 0, i64 {self.j0}, i64 1, "
+                    f"call void @{self.fused.sums}(ptr %bufs, i64 0, i64 0, i64 {self.j0}, i64 1, "
                     f"i64 {self.columns}, ptr %sums, i64 0)"
                 )
 
@@ -237,14 +242,32 @@ class Product(Panels):
         w, t, g, unit = self.w, self.t, self.g, self.units[1]
         b = w.at(self.b, unit, w.op("mul", k0, g.b[0]))
         b = w.at(b, unit, w.op("mul", self.j0, g.b[1]))
-        if self.sums:
+        if self.fused.sums:
             self._sum(b, k0, length)
         if t.packs_first:
             by_columns = t.pack_b == "columns"
             return b, self._first_panel if by_columns else partial(self._panel, first=True)
-        if t.pack_b:
+        if self.fused.right:
+            self._compute_b(self.fused.right, k0, length)
+        elif t.pack_b:
             self.packing.pack_b(b, k0, length, self.columns)
         return b, self._panel
+
+    def _compute_b(self, function: str, k0: str, length: str | int) -> None:
+        """Compute the block of B for a stretch of K, packed, micro-tile by micro-tile."""
+        w, width = self.w, self.width
+        with w.loop(0, -(-self.g.n // width) if self.across == 1 else self._count()) as s:
+            first = w.op("mul", s, width)
+            columns = w.minimum(w.op("sub", self.columns, first), width)
+            w.do(
+                f"call void @{function}(ptr %bufs, i64 {self.flat}, i64 {k0}, "
+                f"i64 {w.op('add', self.j0, first)}, i64 {length}, i64 {columns}, "
+                f"ptr {self.packing.tile(s)}, i64 {width})"
+            )
+
+    def _count(self) -> str:
+        """Micro-tiles of this block, the last of the row not whole."""
+        return self.w.op("udiv", self.w.op("add", self.columns, self.width - 1), self.width)
 
     def _sum(self, b: str, k0: str, length: str | int) -> None:
         """Add up the rows of B, in blocks at the top of C: each column once."""
@@ -268,14 +291,14 @@ class Product(Panels):
         """Panel `p` of the block whose first one is `p0`, and what is done with its rows of C."""
         w, t, e, g = self.w, self.t, self.e, self.g
         row, rows, is_tall = self.packing.rows_of(p)
-        a = w.at(self.a, self.units[0], w.op("mul", row, g.a[0]))
-        a = w.at(a, self.units[0], w.op("mul", k0, g.a[1]))
+        source = w.at(self.a, self.units[0], w.op("mul", row, self.apart))
+        a = source = w.at(source, self.units[0], w.op("mul", k0, g.a[1]))
         if t.pack_a:
             a = self.packing.panel(w.op("sub", p, self.first))
-        if self.left:
+        if self.fused.left:
             a = "%left"
             w.do(
-                f"call void @{self.left}(ptr %bufs, i64 {self.flat}, i64 {row}, i64 {k0}, "
+                f"call void @{self.fused.left}(ptr %bufs, i64 {self.flat}, i64 {row}, i64 {k0}, "
                 f"i64 {rows}, i64 {length}, ptr {a}, i64 {g.a[0]})"
             )
         if self.scratch:
@@ -284,7 +307,7 @@ class Product(Panels):
             c, ldc = w.at(self.c, e.type, w.op("mul", row, g.c)), g.c
             c = w.at(c, e.type, self.j0)
         add = k0 if self.stretches > 1 else "0"
-        panel(Panel(a, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
+        panel(Panel(a, source, b, c, ldc, length, add, is_tall, *self._following(k0, p, p0)))
         if self.scratch:
             self._finish(k0, length, row, rows, c)
 
@@ -311,9 +334,9 @@ class Product(Panels):
     def _pass(self, place: tuple[str, str], size: tuple[str, str], tile: str, ldt: str) -> None:
         """Pass a part of C to the epilogue, or copy it to C."""
         w = self.w
-        if self.epilogue is not None:
+        if self.fused.epilogue is not None:
             w.do(
-                f"call void @{self.epilogue}(ptr %bufs, i64 {self.flat}, i64 {place[0]}, "
+                f"call void @{self.fused.epilogue}(ptr %bufs, i64 {self.flat}, i64 {place[0]}, "
                 f"i64 {place[1]}, i64 {size[0]}, i64 {size[1]}, ptr {tile}, i64 {ldt})"
             )
             return

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from ..cost import LARGE
 from ..expr import Apply, Axis, Expr, Load, Reduce
-from ..loops import loads
 from ..spec import DType, bool_
 from ..walks import walk
 from .combine import across, beyond, combine, identity, pairwise, widen
@@ -17,8 +15,6 @@ from .nest import ACCUMULATORS, Nest
 from .position import Across, Down
 
 _EXTREMES = ("maximum", "minimum")
-FAR = 4096  # bytes ahead that the second level of the caches is asked to fetch, in long runs
-LONG = 1 << 16  # bytes of such a run
 
 
 def emit_reduce(nest: Nest, x: Reduce) -> Value:
@@ -118,7 +114,6 @@ class Fold:
         group = step * self.count
         whole = extent // group * group
         if whole > group or (whole and group > UNROLL * step):
-            self._fetch(axis)
             carried = list(zip(self.kinds, state, strict=True))
             state = self.nest.loop(
                 "0", str(whole), group, lambda i, phis: self.group(axis, i, phis), carried
@@ -126,14 +121,6 @@ class Fold:
         else:
             whole = 0
         return self.rest(axis, whole, state)
-
-    def _fetch(self, axis: Axis) -> None:
-        """Ask for what comes from memory: hardware alone does so later, how much later depends on
-        the physical addresses of the pages."""
-        for x in loads(self.x.body):
-            size = x.dtype.itemsize
-            if x.buffer.spec.nbytes >= LARGE and axis.extent * size >= LONG:
-                self.nest.far_ahead[x] = FAR // size
 
     @property
     def stride(self) -> int:

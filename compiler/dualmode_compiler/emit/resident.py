@@ -15,7 +15,7 @@ from ..records import dataclass
 from ..walks import operands, substitute, walk
 
 WORTH = 8  # cost, in additions, from which a value is kept rather than computed again
-MOST = 1 << 17  # bytes of all rows of a kernel, which are on the stack
+MOST = 1 << 17  # bytes of all rows of a kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from collections.abc import Callable
 
 from ..cost import CHUNK, PARALLEL, operations
 from ..expr import Axis, Buffer, Load, Reduce
-from ..loops import Kernel, Store, loads
+from ..loops import Kernel, Store
 from ..spec import bool_
 from ..walks import walk
 from . import pipeline
+from .ahead import is_light, long_runs, next_rows
 from .columns import Columns
 from .levels import mask_text, pieces
 from .nest import Nest
@@ -32,9 +33,8 @@ from .values import Writer
 MOST = 32  # chunks at the most
 UNROLL = 4  # vectors that are written out rather than put in a loop
 REGISTERS = 16  # vectors of accumulators that one reduction may keep in registers
-LIGHT = 4  # additions per element up to which several vectors are computed at once
+DEEP = 64  # additions from which one vector's do not leave room for the next one's in a processor
 CACHE = 1 << 20  # bytes from which columns are reduced in blocks
-AHEAD = 1 << 17  # bytes of a row up to which the next one is prefetched
 LONG = 256  # elements of a row from which its ends may be treated apart for non-temporal stores
 
 
@@ -66,7 +66,10 @@ class Loops:
         if not self.in_flight:
             for row in self.rows:
                 nest.keep(row.value, row.reuse, kernel.axes[-1], self._row_lanes())
-            nest.ahead.update(self._ahead())
+            nest.far_ahead.update(long_runs(nest, kernel))
+            if not self.columns:
+                outer = kernel.axes[: self.inside - 1] if self.inside else kernel.axes
+                nest.ahead.update(next_rows(nest, kernel, outer))
 
     # --- choices ----------------------------------------------------------------------------------
 
@@ -78,10 +81,16 @@ class Loops:
     def _widen(self, extent: int) -> None:
         """Choose between vectors, wide vectors and blocks of columns."""
         vertical = self._vertical() if self.vector is not None else []
-        if not vertical or self.lanes < self.width:
+        if self.vector is None or self.lanes < self.width:
+            return
+        if not vertical:
+            values = [s.value for s in self.by_depth.get(len(self.kernel.axes), ())]
+            loops = any(isinstance(e, Reduce) for e in walk(values))
+            if not loops and extent >= 2 * self.lanes and operations(values) >= DEEP:
+                self.lanes *= 2
             return
         vectors = math.ceil(extent / self.lanes)
-        if any(not self._is_light(e) for e in vertical):
+        if any(not is_light(e) for e in vertical):
             return
         if any(e.kind in ("argmax", "argmin") for e in vertical):
             self.lanes *= min(UNROLL, 1 << (vectors - 1).bit_length())
@@ -95,10 +104,6 @@ class Loops:
             self.columns = vertical
         else:
             self.lanes *= UNROLL
-
-    def _is_light(self, e: Reduce) -> bool:
-        terms = math.prod(a.extent for a in e.bound)
-        return operations([e]) <= (LIGHT + 1) * terms
 
     def _streams(self, wanted: frozenset[Buffer]) -> list[Store]:
         """The stores that can go past the caches: whole vectors, all at the same place."""
@@ -115,30 +120,6 @@ class Loops:
         ]
         same = all(s.offset is found[0].offset for s in found)
         return found if same and self.vector.extent >= LONG else []
-
-    def _ahead(self) -> dict[Load, int]:
-        """Loads that prefetch the next row, and how far ahead that is in elements.
-
-        A loop over a row that computes much leaves the memory idle: so where there is one, the
-        second loop over the row asks for the next row. The first one waits for memory anyway.
-        """
-        axes = self.kernel.axes[: self.inside - 1] if self.inside else self.kernel.axes
-        if not axes or self.columns:
-            return {}
-        readers: dict[Buffer, list[Load]] = {}
-        wanted: set[Buffer] = set()
-        for e in walk([s.value for s in self.kernel.stores]):
-            if isinstance(e, Load):
-                readers.setdefault(e.buffer, []).append(e)
-            elif isinstance(e, Reduce) and not self._is_light(e):
-                wanted |= {x.buffer for x in loads(e.body) if x.buffer.spec.nbytes >= CACHE}
-        found: dict[Load, int] = {}
-        for buffer in wanted:
-            _, *later = readers[buffer]
-            row = self.nest.stride(later[0].index[0], axes[-1]) or 0 if later else 0
-            if 1 < row <= AHEAD // buffer.spec.dtype.itemsize:
-                found[later[0]] = row
-        return found
 
     def _rows(self) -> list[Row]:
         """Values that the innermost loop finds in a row rather than computing them again."""

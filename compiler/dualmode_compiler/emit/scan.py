@@ -33,6 +33,7 @@ class Prefix:
         self.work = math.prod(a.extent for a in kernel.axes)
         along = self.inner[-1] if self.inner else self.axis
         self.lanes = _lanes(nest.host, kernel, self.dtype.itemsize, along)
+        self.masks: dict[tuple[bool, ...], str] = {}  # by their lanes
 
     def emit(self) -> int:
         """Emit the loops; gives the number of chunks."""
@@ -95,11 +96,10 @@ class Prefix:
         self.nest.loop("0", str(extent), COLUMNS, block)
 
     def _columns(self, start: str, stop: str) -> None:
-        """Columns start .. stop: a row of values so far is kept on the stack."""
+        """Columns start .. stop: a row of the values so far is kept."""
         nest, n = self.nest, self.axis.extent
         kind = memory_type(self.dtype, 1)
-        row = nest.w.fresh()
-        nest.lines.insert(0, f"  {row} = alloca [{COLUMNS + 4 * self.lanes} x {kind}], align 64")
+        row = nest.room(COLUMNS + 4 * self.lanes, self.dtype)
 
         def place() -> str:
             at = nest.at[self.inner[-1]]
@@ -224,20 +224,42 @@ class Prefix:
         return self._here().emit(f"shufflevector {kind} {x}, {kind} poison, {order}")
 
     def _within(self, x: str, lanes: int, mask: str | None) -> str:
-        """The scan of one vector, in steps of 1, 2, 4, ... lanes."""
+        """The scan of one vector, as in Sklansky's adder: of every two neighbouring groups of 1, 2,
+        4, ... lanes, the later one takes what the earlier one adds up to."""
         kind = register_type(self.dtype, lanes)
-        neutral = literal(identity(self.fold.kind, self.dtype), self.dtype, lanes)
         if mask is not None and self.form.reverse:
+            neutral = literal(identity(self.fold.kind, self.dtype), self.dtype, lanes)
             x = self._here().emit(f"select <{lanes} x i1> {mask}, {kind} {x}, {kind} {neutral}")
+        order = range(lanes)[:: -1 if self.form.reverse else 1]
         step = 1
         while step < lanes:
-            by = step if self.form.reverse else -step
-            places = [k + by if 0 <= k + by < lanes else lanes for k in range(lanes)]
-            order = f"<{lanes} x i32> <{', '.join(f'i32 {k}' for k in places)}>"
-            moved = self._here().emit(f"shufflevector {kind} {x}, {kind} {neutral}, {order}")
-            x = self._combine(moved, x, lanes)
+            places = ["poison"] * lanes
+            for k, lane in enumerate(order):
+                if k & step:
+                    places[lane] = str(order[(k & -2 * step) + step - 1])
+            take = f"<{lanes} x i32> <{', '.join(f'i32 {p}' for p in places)}>"
+            moved = self._here().emit(f"shufflevector {kind} {x}, {kind} poison, {take}")
+            both = self._combine(moved, x, lanes)
+            later = self._mask(tuple(p != "poison" for p in places))
+            x = self._here().emit(f"select {later}, {kind} {both}, {kind} {x}")
             step *= 2
         return x
+
+    def _mask(self, lanes: tuple[bool, ...]) -> str:
+        """A constant mask. LLVM is not to know it where there are mask registers: it would take a
+        shuffle to choose by it, where an operation under a mask does both."""
+        kind, count = f"<{len(lanes)} x i1>", len(lanes)
+        if not self.nest.host.has_masks or count < 8:
+            return f"{kind} <{', '.join('i1 true' if x else 'i1 false' for x in lanes)}>"
+        if lanes not in self.masks:
+            bits = sum(x << k for k, x in enumerate(lanes))
+            number, mask = self.nest.w.fresh(), self.nest.w.fresh()
+            self.nest.lines[:0] = [
+                f'  {number} = call i{count} asm "", "=r,0"(i{count} {bits})',
+                f"  {mask} = bitcast i{count} {number} to {kind}",
+            ]
+            self.masks[lanes] = mask
+        return f"{kind} {self.masks[lanes]}"
 
     def _blocks(self, size: int, totals: Buffer) -> int:
         """A chunk is one block, which starts from the totals of those before."""

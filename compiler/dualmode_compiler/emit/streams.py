@@ -109,7 +109,7 @@ class Stream:
 
         def whole() -> None:
             def iteration(index: str, _: list[str]) -> list[str]:
-                self.vector(index)
+                self.vectors(index, self.lanes)
                 return []
 
             nest.loop(start, full, self.lanes, iteration)
@@ -126,8 +126,8 @@ class Stream:
 
         nest.when(some, part)
 
-    def vector(self, at: str) -> None:
-        """One vector, from `at`, which is aligned."""
+    def vectors(self, at: str, lanes: int) -> None:
+        """Whole vectors, `lanes` elements in all, from `at`, which is aligned."""
         self.nest.streaming.update(s.buffer for s in self.stores)
-        self.nest.scope(self.axis, at, self.body, self.lanes, None)
+        self.nest.scope(self.axis, at, self.body, lanes, None)
         self.nest.streaming.clear()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import Structure, c_int64
+from functools import partial
 
 from ..emit.dot import COLUMNS as DOT_COLUMNS
-from ..emit.dot import dot, dot_name
+from ..emit.dot import Dot, dot, kernel_for
+from ..emit.gemv import FAR
+from ..emit.room import asked
 from ..emit.simd import Element, attributes
 from ..emit.writer import LoopWriter
 from ..runtime.eager_records import Product
@@ -14,7 +17,8 @@ from ..runtime.entry_records import field
 from ..runtime.jit import Host
 
 VECTORS = 2  # of a micro-tile
-DOT_ROWS = 4  # rows of A up to which there are inner products
+DOT_ROWS = 8  # rows of A up to which there are inner products
+DOT_HEIGHTS = (4, 2, 1)  # rows that are computed together
 # Columns of B up to which they are gathered into rows for these, and least terms of a sum.
 THIN, LONG_DOT = 8, 512
 STRIPS = 1 << 15  # elements of what is packed of B
@@ -24,6 +28,7 @@ class Block:
     """Writes what a block of C needs of its job.
 
     Attributes:
+        heights, long: rows of micro-tiles; vectors of those of a few rows.
         parts: functions that are called, by name.
         declared: declarations of intrinsics.
         unit: the type that strides of the operands count.
@@ -32,7 +37,7 @@ class Block:
         i0, j0, rows, columns: the block.
         a_rows, b_rows: whether A and B are not transposed.
         steps: of K.
-        strips, line: memory for what is packed of B, and for a few results.
+        line: memory for a few results.
         target, stride: where the block is computed.
     """
 
@@ -40,7 +45,6 @@ class Block:
     b: str
     c: str
     steps: str
-    strips: str
     line: str
     target: str
     stride: str
@@ -48,7 +52,7 @@ class Block:
     def __init__(self, e: Element, host: Host) -> None:
         self.e, self.host, self.unit = e, host, e.type  # that strides of the operands count
         self.width = VECTORS * e.lanes
-        tall = 8 if host.registers >= 32 else 4
+        tall, self.long = (8, 6) if host.registers >= 32 else (4, 4)
         self.heights = [h for h in (8, 4, 2, 1) if h <= tall]
         self.parts: dict[str, str] = {}
         self.declared: set[str] = set()
@@ -135,16 +139,67 @@ class Block:
 
     def _dots(self, w: LoopWriter) -> None:
         """A few rows whose operands both run along K."""
-        e = self.e
+        one = w.emit(f"icmp eq i64 {self.job['m']}, 1")
+        far = w.emit(f"and i1 {one}, {self._is_far(w)}")
+        alone = kernel_for(self.e, 1, True, True)
+        several = [kernel_for(self.e, rows, False, False) for rows in DOT_HEIGHTS]
+        self._either(
+            w, far, partial(self._all_dots, w, [alone]), partial(self._all_dots, w, several)
+        )
+
+    def _is_far(self, w: LoopWriter) -> str:
+        """Whether B comes from memory."""
+        job = self.job
+        count = w.op("mul", w.op("mul", self._get(w, "batch"), job["k"]), job["n"])
+        return w.emit(f"icmp uge i64 {count}, {FAR // self.e.size}")
+
+    def _all_dots(self, w: LoopWriter, kernels: list[Dot]) -> None:
+        """`_dots` by these kernels, for the most rows first."""
+        e, step = self.e, kernels[0].columns
         down_a, down_b = self._rows_along(w)
-        with w.loop(0, self.columns, DOT_COLUMNS) as j, w.loop(0, self.rows) as i:
-            a = w.at(self.a, e.type, w.op("mul", w.op("add", self.i0, i), down_a))
+        first = w.at(self.a, e.type, w.op("mul", self.i0, down_a))
+        with w.loop(0, self.columns, step) as j:
             b = w.at(self.b, e.type, w.op("mul", w.op("add", self.j0, j), down_b))
-            left = w.minimum(w.op("sub", self.columns, j), DOT_COLUMNS)
-            self._dot(w, a, b, down_b, left)
-            c = w.at(w.at(self.target, e.type, w.op("mul", i, self.stride)), e.type, j)
-            copied = f"ptr {c}, ptr {self.line}, i64 {w.op('mul', left, e.size)}, i1 false"
-            w.do(f"call void @llvm.memcpy.p0.p0.i64({copied})")
+            left = w.minimum(w.op("sub", self.columns, j), step)
+            whole = w.emit(f"icmp eq i64 {left}, {step}")
+
+            def some(spec: Dot, i: str) -> None:
+                a = w.at(first, e.type, w.op("mul", i, down_a))
+                c = w.at(w.at(self.target, e.type, w.op("mul", i, self.stride)), e.type, j)
+
+                def beside() -> None:
+                    self._dot(w, spec, a, down_a, b, down_b, left)
+                    with w.loop(0, spec.rows) as r, w.loop(0, left) as q:
+                        self._copy(w, (r, q), c, w.op("add", w.op("mul", r, self.stride), q))
+
+                in_place = partial(self._dot, w, spec, a, down_a, b, down_b, left, (c, self.stride))
+                self._either(w, whole, in_place, beside)
+
+            self._by_heights(w, self.rows, kernels, some)
+
+    def _by_heights(
+        self, w: LoopWriter, rows: str, kernels: list[Dot], some: Callable[[Dot, str], None]
+    ) -> None:
+        """All of `rows`: by the first kernel as long as there are enough, then by the others."""
+        tall = kernels[0].rows
+        done = w.op("sub", rows, w.op("urem", rows, tall))
+        with w.when(w.emit(f"icmp ne i64 {done}, 0")), w.loop(0, done, tall) as i:
+            some(kernels[0], i)
+        for spec in kernels[1:]:
+            bit = w.op("and", rows, str(spec.rows))
+            with w.when(w.emit(f"icmp ne i64 {bit}, 0")):
+                some(spec, w.op("and", rows, str(-2 * spec.rows)))
+
+    def _copy(self, w: LoopWriter, element: tuple[str, str], c: str, place: str) -> None:
+        """An element of `line`, by row and column, to C."""
+        kind = self.e.type
+        at = w.op("add", w.op("mul", element[0], DOT_COLUMNS), element[1])
+        x = w.emit(f"load {kind}, ptr {w.at(self.line, kind, at)}")
+        w.do(f"store {kind} {x}, ptr {w.at(c, kind, place)}")
+
+    def _strips(self, w: LoopWriter) -> str:
+        """Memory for what is packed of B."""
+        return asked(w, STRIPS * self.e.size)
 
     def _is_thin(self, w: LoopWriter) -> str:
         """Whether B has a few columns, which are best gathered into rows."""
@@ -164,29 +219,46 @@ class Block:
     def _gathered(self, w: LoopWriter) -> None:
         """Inner products of the rows of A and the columns of B."""
         e, job = self.e, self.job
-        apart = w.op("add", self.steps, e.lanes)
+        apart, strips = w.op("add", self.steps, e.lanes), self._strips(w)
         with w.loop(0, self.steps) as k, w.loop(0, job["n"]) as j:
             source = w.at(self.b, e.type, w.op("add", w.op("mul", k, job["ldb"]), j))
-            place = w.at(self.strips, e.type, w.op("add", w.op("mul", j, apart), k))
+            place = w.at(strips, e.type, w.op("add", w.op("mul", j, apart), k))
             w.do(f"store {e.type} {w.emit(f'load {e.type}, ptr {source}')}, ptr {place}")
-        with w.loop(0, self.rows, DOT_COLUMNS) as i, w.loop(0, job["n"]) as j:
+        kernels = [kernel_for(e, rows, False, False) for rows in DOT_HEIGHTS]
+        step = kernels[0].columns
+        with w.loop(0, self.rows, step) as i:
             first = w.op("add", self.i0, i)
             rows = w.at(self.a, e.type, w.op("mul", first, job["lda"]))
-            column = w.at(self.strips, e.type, w.op("mul", j, apart))
-            left = w.minimum(w.op("sub", self.rows, i), DOT_COLUMNS)
-            self._dot(w, column, rows, job["lda"], left)
-            with w.loop(0, left) as r:
-                x = w.emit(f"load {e.type}, ptr {w.at(self.line, e.type, r)}")
-                place = w.op("add", w.op("mul", w.op("add", i, r), self.stride), j)
-                w.do(f"store {e.type} {x}, ptr {w.at(self.target, e.type, place)}")
+            left = w.minimum(w.op("sub", self.rows, i), step)
+            c = w.at(self.target, e.type, w.op("mul", i, self.stride))
 
-    def _dot(self, w: LoopWriter, a: str, b: str, down: str, count: str) -> None:
-        """A row of A times rows at `b` that are `down` apart: `line`."""
-        name = dot_name(self.e, 1)
-        self.parts[name] = dot(self.e, self.host, 1)
+            def some(spec: Dot, j: str) -> None:
+                column = w.at(strips, e.type, w.op("mul", j, apart))
+                self._dot(w, spec, column, apart, rows, job["lda"], left)
+                beside = w.at(c, e.type, j)
+                with w.loop(0, spec.rows) as q, w.loop(0, left) as r:
+                    self._copy(w, (q, r), beside, w.op("add", w.op("mul", r, self.stride), q))
+
+            self._by_heights(w, job["n"], kernels, some)
+
+    def _dot(
+        self,
+        w: LoopWriter,
+        spec: Dot,
+        a: str,
+        down_a: str,
+        b: str,
+        down_b: str,
+        count: str,
+        to: tuple[str, str] | None = None,
+    ) -> None:
+        """Rows at `a` times rows at `b`, so far apart: to a place and rows so far apart, or to
+        `line`."""
+        self.parts[spec.name] = dot(spec, self.host)
+        c, stride = to or (self.line, str(DOT_COLUMNS))
         w.do(
-            f"call void @{name}(ptr {a}, i64 0, ptr {b}, i64 {down}, i64 {count}, "
-            f"i64 {self.steps}, ptr {self.line}, i64 0)"
+            f"call void @{spec.name}(ptr {a}, i64 {down_a}, ptr {b}, i64 {down_b}, i64 {count}, "
+            f"i64 {self.steps}, ptr {c}, i64 {stride})"
         )
 
 

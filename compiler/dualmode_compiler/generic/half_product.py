@@ -10,6 +10,7 @@ from functools import partial
 from ..emit.conversion import cast, narrow
 from ..emit.half import half_packer, half_packer_name
 from ..emit.pack import group, packer, packer_name
+from ..emit.room import reserve
 from ..emit.simd import element
 from ..emit.writer import LoopWriter
 from ..halves import Half, multiplies_pairs
@@ -17,6 +18,7 @@ from ..runtime.eager_records import COLUMNS, ROWS
 from ..runtime.jit import Host
 from ..spec import DType, bfloat16, float32
 from . import Generic
+from .block import STRIPS
 from .product import DEPTH, PAGES, Blocks, Left, Packed, Right
 
 
@@ -47,9 +49,9 @@ class _HalfBlocks(Blocks):
 
     def _reserve(self, w: LoopWriter) -> None:
         super()._reserve(w)
-        kind = self.e.type
-        self.panels = w.emit(f"alloca [{DEPTH * ROWS} x {kind}], align 64")
-        self.target = w.emit(f"alloca [{ROWS * COLUMNS} x {kind}], align 64")
+        sizes = {"strips": STRIPS, "panels": DEPTH * ROWS, "target": ROWS * COLUMNS}
+        reserve(w, {f"%{name}": n * self.e.size for name, n in sizes.items()})
+        self.target = "%target"
         self.stride = self.job["columns"]
         odd = w.op("urem", self.job["k"], self.terms)
         self.whole = w.emit(f"icmp eq i64 {odd}, 0") if self.half.pairs else "false"
@@ -99,7 +101,7 @@ class _HalfBlocks(Blocks):
 
         packs = partial(self._either, w, self.a_rows, pack(strided), pack(by_rows))
         self._either(w, in_place, lambda: None, packs)
-        source = w.emit(f"select i1 {in_place}, ptr {base}, ptr {self.panels}")
+        source = w.emit(f"select i1 {in_place}, ptr {base}, ptr %panels")
         step = w.op("udiv", self.job["lda"], self.terms)
         return Left(
             source,
@@ -114,7 +116,7 @@ class _HalfBlocks(Blocks):
         terms = self._terms(w, k0, "0", length)
         with w.loop(0, self.rows, e.lanes) as i:
             source = w.at(base, self.unit, w.op("mul", i, self.a_down))
-            target = w.at(self.panels, e.type, w.op("mul", i, length))
+            target = w.at("%panels", e.type, w.op("mul", i, length))
             w.do(
                 f"call void @{name}(ptr {source}, i64 {self.a_along}, i64 {self.a_down}, "
                 f"i64 {w.op('sub', self.rows, i)}, i64 {terms}, ptr {target}, i64 {e.lanes})"
@@ -130,22 +132,21 @@ class _HalfBlocks(Blocks):
         pairs_down = w.op("udiv", self.job["ldb"], self.terms)
 
         def by(mode: str, pages: int) -> Callable[[], None]:
-            strip = Packed(
-                self._packer(mode), base, self.unit, self.b_down, self.b_along, self.terms
-            )
+            apart = (self.b_down, self.b_along)
+            strip = Packed(self._packer(mode), base, self.unit, *apart, "%strips", self.terms)
             return lambda: self._pack_strips(
                 w, strip, length, pages, lambda k, some: self._terms(w, k0, k, some)
             )
 
         def turned() -> None:
-            strip = Packed(name, base, e.type, "1", pairs_down)
+            strip = Packed(name, base, e.type, "1", pairs_down, "%strips")
             self._pack_strips(w, strip, length, DEPTH, lambda _, some: some)
 
         enough = w.emit(f"icmp uge i64 {length}, {group(e)}")
         in_place = w.emit(f"and i1 {self.whole}, {enough}")
         rest = partial(self._either, w, in_place, turned, by("strided", DEPTH))
         self._either(w, self.b_rows, by("rows", PAGES // self.terms), rest)
-        return Right(self.strips, str(self.width), length)
+        return Right("%strips", str(self.width), length)
 
     def _store(self, w: LoopWriter) -> None:
         """Round what was computed, and store it in C."""

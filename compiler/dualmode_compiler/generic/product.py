@@ -17,19 +17,20 @@ from functools import partial
 
 from ..emit.dot import COLUMNS as DOT_COLUMNS
 from ..emit.gemm import ARGUMENTS, Kernel, kernel
+from ..emit.gemv import MOST_ROWS, gemv, kernel_for
 from ..emit.pack import group, packer, packer_name
 from ..emit.simd import element
 from ..emit.writer import LoopWriter
 from ..records import dataclass
-from ..runtime.eager_records import COLUMNS
+from ..runtime import workspace
+from ..runtime.eager_records import COLUMNS, FEW
 from ..runtime.jit import Host
 from ..spec import DType
 from . import Generic
-from .block import DOT_ROWS, STRIPS, VECTORS, Block
+from .block import DOT_HEIGHTS, DOT_ROWS, STRIPS, VECTORS, Block
 
 DEPTH = STRIPS // COLUMNS  # of a stretch of K
-SWEEP, SWEPT = 8, 2  # the same where B is gone through once, and rows of A up to which it is
-LONG = 8  # vectors of a micro-tile of a single row
+SWEPT = 24  # rows of B that are gone through for all rows of A while they are in a cache
 TALL = 64  # rows of a block from which on it packs what is far apart
 PAGES = 16  # rows of B that are packed together
 FAR = 1 << 18  # bytes of B from which on its rows are
@@ -81,6 +82,7 @@ class Packed:
         packer: the function.
         source: the first element, of type `unit`.
         down, along: from one row and column of B to the next, in elements.
+        strips: where they go.
         rows: how many there are in a step of K.
     """
 
@@ -89,6 +91,7 @@ class Packed:
     unit: str
     down: str
     along: str
+    strips: str
     rows: int = 1
 
 
@@ -97,14 +100,16 @@ class Blocks(Block):
 
     def text(self) -> str:
         body = self._function("void @kernel(ptr %job, i64 %chunk)", self._kernel)
-        for by_rows in (True, False):
-            for vectors, masked in ((VECTORS, False), (VECTORS, True), (1, True)):
-                name = self._strip(by_rows, vectors, masked)
-                head = "ptr %a, i64 %as, i64 %down, ptr %b, i64 %bs, ptr %c, i64 %cs, i64 %rows"
-                self.parts[name] = self._function(
-                    f"internal void @{name}({head}, i64 %k, i64 %live, i64 %add)",
-                    lambda w, t=(vectors, masked, by_rows): self._panels(w, *t),
-                )
+        widths = ((VECTORS, False), (VECTORS, True), (1, True))
+        strips = [(*x, by_rows) for by_rows in (True, False) for x in widths]
+        for strip in (*strips, (self.long, False, True)):
+            vectors, masked, by_rows = strip
+            name = self._strip(by_rows, vectors, masked)
+            head = "ptr %a, i64 %as, i64 %down, ptr %b, i64 %bs, ptr %c, i64 %cs, i64 %rows"
+            self.parts[name] = self._function(
+                f"internal void @{name}({head}, i64 %k, i64 %live, i64 %add)",
+                lambda w, t=strip: self._panels(w, *t),
+            )
         return "\n".join([*sorted({*self.declared, *self._used()}), *self.parts.values(), body])
 
     def _used(self) -> list[str]:
@@ -115,6 +120,7 @@ class Blocks(Block):
             f"declare {v} @llvm.masked.load.{e.suffix}.p0(ptr, i32, <{lanes} x i1>, {v})",
             f"declare void @llvm.masked.store.{e.suffix}.p0({v}, ptr, i32, <{lanes} x i1>)",
             "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+            workspace.DECLARATION,
         ]
 
     def _strip(self, by_rows: bool, vectors: int, masked: bool) -> str:
@@ -122,7 +128,9 @@ class Blocks(Block):
 
     def _panels(self, w: LoopWriter, vectors: int, masked: bool, by_rows: bool) -> None:
         """All rows of a strip: by whole micro-tiles, then by halves."""
-        tall = self.heights[0]
+        room = (self.host.registers - 1) // vectors - 1  # tile, a line of B and an element of A
+        heights = [h for h in self.heights if h <= room]
+        tall = heights[0]
         done = w.op("and", "%rows", str(-tall))
 
         def tile(height: int, row: str) -> None:
@@ -131,14 +139,13 @@ class Blocks(Block):
             values = {"A": w.at("%a", self.e.type, self._row(w, row, by_rows)), "as": "%as"}
             values |= {"B": "%b", "bs": "%bs", "k": "%k", "live": "%live", "add": "%add"}
             values |= {"C": w.at("%c", self.e.type, w.op("mul", row, "%cs")), "cs": "%cs"}
-            values |= {"P": "null", "ps": "0", "pt": "0"}
             given = [a.split() for a in ARGUMENTS.split(", ")]
             arguments = ", ".join(f"{kind} {values[name[1:]]}" for kind, name in given)
             w.do(f"call void @{spec.name}({arguments})")
 
         with w.when(w.emit(f"icmp ne i64 {done}, 0")), w.loop(0, done, tall) as row:
             tile(tall, row)
-        for height in self.heights[1:]:
+        for height in heights[1:]:
             left = w.op("and", "%rows", str(height))
             with w.when(w.emit(f"icmp ne i64 {left}, 0")):
                 tile(height, w.op("and", "%rows", str(-2 * height)))
@@ -163,8 +170,8 @@ class Blocks(Block):
 
     def _reserve(self, w: LoopWriter) -> None:
         """Memory beside C. What is computed goes to `target`, of rows `stride` apart."""
-        self.strips = w.emit(f"alloca [{STRIPS} x {self.e.type}], align 64")
-        self.line = w.emit(f"alloca [{DOT_COLUMNS} x {self.e.type}], align 64")
+        room = DOT_HEIGHTS[0] * DOT_COLUMNS
+        self.line = w.emit(f"alloca [{room} x {self.e.type}], align 64")
         place = w.op("add", w.op("mul", self.i0, self.job["n"]), self.j0)
         self.target, self.stride = w.at(self.c, self.e.type, place), self.job["n"]
 
@@ -175,9 +182,18 @@ class Blocks(Block):
         self._either(w, dots, partial(self._dots, w), partial(thin, partial(self._tiles, w)))
 
     def _tiles(self, w: LoopWriter) -> None:
-        sweeps = w.emit(f"and i1 {self._few_along(w, SWEPT)}, {self.b_rows}")
+        few = w.emit(f"icmp ule i64 {self.job['m']}, {MOST_ROWS}")
+        thin = w.emit(f"icmp ule i64 {self.job['m']}, {FEW}")
+        far = w.emit(f"and i1 {thin}, {self._is_far(w)}")
+        sweeps = w.emit(f"and i1 {w.emit(f'or i1 {few}, {far}')}, {self.b_rows}")
         self._plan(w)
-        self._either(w, sweeps, partial(self._sweep, w), partial(self._stretches, w, DEPTH))
+        self._either(w, sweeps, partial(self._sweep, w), partial(self._strips_of_few, w))
+
+    def _strips_of_few(self, w: LoopWriter) -> None:
+        """Stretch after stretch of K; a few rows by wide micro-tiles, whose columns of B are read
+        once."""
+        few = w.emit(f"and i1 {self._few_along(w, FEW)}, {self.b_rows}")
+        self._either(w, few, partial(self._long, w), partial(self._stretches, w, DEPTH))
 
     def _stretches(self, w: LoopWriter, depth: int) -> None:
         """Stretch after stretch of K."""
@@ -198,23 +214,61 @@ class Blocks(Block):
             self._multiply(w, a, strip, b.down, c, length, width, add)
 
     def _sweep(self, w: LoopWriter) -> None:
-        """A B that is read once, a few rows at a time: so they are long streams."""
-        e, spec = self.e, Kernel(1, LONG, False, True, self.e)
-        self.parts[spec.name] = kernel(spec, self.host)
-        wide = LONG * e.lanes
+        """A B that is read once, row after row, for one or two rows of A at a time."""
+        one = w.emit(f"icmp eq i64 {self.job['m']}, 1")
+        two = w.emit(f"icmp eq i64 {self.job['m']}, 2")
+        alone = partial(
+            self._either,
+            w,
+            self._is_far(w),
+            *(partial(self._rows_of_b, w, 1, "0", "0", self.steps, far) for far in (True, False)),
+        )
+        pair = partial(self._rows_of_b, w, 2, "0", "0", self.steps, False)
+        several = partial(self._either, w, two, pair, partial(self._groups, w))
+        self._either(w, one, alone, several)
+
+    def _groups(self, w: LoopWriter) -> None:
+        """Some rows of B at a time, for all rows of A."""
+        pairs = w.op("and", self.rows, "-2")
+        odd = w.emit(f"icmp ne i64 {pairs}, {self.rows}")
+        with w.loop(0, self.steps, SWEPT) as k0:
+            length = w.minimum(w.op("sub", self.steps, k0), SWEPT)
+            with w.loop(0, pairs, 2) as i:
+                self._rows_of_b(w, 2, i, k0, length, False)
+            with w.when(odd):
+                self._rows_of_b(w, 1, pairs, k0, length, False)
+
+    def _rows_of_b(
+        self, w: LoopWriter, rows: int, i: str, k0: str, length: str, is_far: bool
+    ) -> None:
+        """The part of the sums of `rows` rows from `i` on that `length` rows of B give."""
+        e, spec = self.e, kernel_for(self.e, self.host, rows, is_far)
+        self.parts[spec.name] = gemv(spec, self.host)
+        a = w.at(self.a, e.type, w.op("mul", w.op("add", self.i0, i), self.a_down))
+        a = w.at(a, e.type, w.op("mul", k0, self.a_along))
+        b = w.at(w.at(self.b, e.type, w.op("mul", k0, self.b_down)), e.type, self.j0)
+        c = w.at(self.target, e.type, w.op("mul", i, self.stride))
+        w.do(
+            f"call void @{spec.name}(ptr {a}, i64 {self.a_down}, i64 {self.a_along}, ptr {b}, "
+            f"i64 {self.b_down}, ptr {c}, i64 {self.stride}, i64 {self.columns}, i64 {length}, "
+            f"i64 {k0})"
+        )
+
+    def _long(self, w: LoopWriter) -> None:
+        """A few rows, by wide micro-tiles."""
+        e, wide = self.e, self.long * self.e.lanes
         whole = w.op("sub", self.columns, w.op("urem", self.columns, wide))
         some = w.emit(f"icmp ne i64 {whole}, 0")
         more = w.emit(f"icmp ult i64 {whole}, {self.columns}")
-        with w.loop(0, self.steps, SWEEP) as k0:
-            length = w.minimum(w.op("sub", self.steps, k0), SWEEP)
+        with w.loop(0, self.steps, DEPTH) as k0:
+            length = w.minimum(w.op("sub", self.steps, k0), DEPTH)
             a, b = self._left(w, k0, length), self._right(w, k0, length)
-            with w.when(some), w.loop(0, self.rows) as i, w.loop(0, whole, wide) as j:
-                row = w.at(a.base, e.type, w.op("mul", i, a.down))
-                c = w.at(self.target, e.type, w.op("add", w.op("mul", i, self.stride), j))
+            with w.when(some), w.loop(0, whole, wide) as j:
                 w.do(
-                    f"call void @{spec.name}(ptr {row}, i64 0, ptr {w.at(b.base, e.type, j)}, "
-                    f"i64 {b.down}, ptr {c}, i64 0, i64 {length}, i64 0, i64 {k0}, ptr null, "
-                    "i64 0, i64 0)"
+                    f"call void @{self._strip(True, self.long, False)}(ptr {a.base}, "
+                    f"i64 {a.step}, i64 {a.down}, ptr {w.at(b.base, e.type, j)}, i64 {b.down}, "
+                    f"ptr {w.at(self.target, e.type, j)}, i64 {self.stride}, i64 {self.rows}, "
+                    f"i64 {length}, i64 0, i64 {k0})"
                 )
             with w.when(more):
                 self._columns_from(w, a, b, whole, length, k0)
@@ -236,20 +290,23 @@ class Blocks(Block):
     def _right(self, w: LoopWriter, k0: str, length: str) -> Right:
         first = w.op("add", w.op("mul", k0, self.b_down), w.op("mul", self.j0, self.b_along))
         base = w.at(self.b, self.e.type, first)
+        before = w.label
         with w.when(self.packs):
-            self._pack(w, base, length)
-        source = w.emit(f"select i1 {self.packs}, ptr {self.strips}, ptr {base}")
+            strips = self._strips(w)
+            self._pack(w, base, length, strips)
+            packed = w.label
+        source = w.emit(f"phi ptr [ {base}, %{before} ], [ {strips}, %{packed} ]")
         down = self._choose(w, self.packs, self.width, self.b_down)
         return Right(source, down, self._choose(w, self.packs, length, self.b_along))
 
-    def _pack(self, w: LoopWriter, source: str, length: str) -> None:
-        """A block of B, strip after strip of `length` rows."""
+    def _pack(self, w: LoopWriter, source: str, length: str, strips: str) -> None:
+        """A block of B to `strips`, one after the other, of `length` rows."""
         e = self.e
 
         def by(mode: str, pages: int) -> Callable[[], None]:
             name = packer_name(mode, e)
             self.parts[name] = packer(mode, e, self.host)
-            strip = Packed(name, source, e.type, self.b_down, self.b_along)
+            strip = Packed(name, source, e.type, self.b_down, self.b_along, strips)
             return lambda: self._pack_strips(w, strip, length, pages, lambda _, some: some)
 
         enough = w.emit(f"icmp uge i64 {length}, {group(e)}")
@@ -273,7 +330,7 @@ class Blocks(Block):
             within = w.op("urem", j, self.width)
             strip = w.op("mul", w.op("sub", j, within), length)
             row = w.op("add", w.op("mul", k, self.width), within)
-            target = w.at(self.strips, e.type, w.op("add", strip, row))
+            target = w.at(x.strips, e.type, w.op("add", strip, row))
             some = count(k, w.minimum(w.op("sub", length, k), pages))
             w.do(
                 f"call void @{x.packer}(ptr {first}, i64 {x.down}, i64 {x.along}, "

@@ -1,18 +1,20 @@
 """Arrays whose memory begins at a cache line: a memory handler of NumPy's (NEP 49).
 
 NumPy's own arrays begin 16 bytes into a line, so that every wide load and store of a row touches
-two lines. The handler is set only while one of our arrays is made; all others of the process are
-as before. An array keeps the handler that made its memory and gives it back through that.
+two lines. The handler is set only while a copy of ours is made; all others of the process are as
+before. An array keeps the handler that made its memory and gives it back through that.
 
 There is a second handler, for what `new_result` makes: results of eager ops, and of compiled
-functions. Large blocks of theirs go round (`reused.py`).
+functions. It is never set: the arrays are made around memory of ours, and then own it. Larger
+blocks of theirs go round (`reused.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ctypes import PYFUNCTYPE, Structure, c_char, c_char_p, c_int64, c_uint8, c_void_p, py_object
 from functools import cache
 from typing import Any
@@ -20,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from . import jit, reused
-from .layout import standard
+from .entry_records import get, put
+from .forks import making
+from .layout import ALIGNED, CONTIGUOUS, OWNS_DATA, WRITEABLE, Array, Descr, standard
+from .trim import trim_heap
 
 LEAST = 512  # elements; a smaller array is not worth the time to set the handler
 # Bytes of a huge page. Arrays that have such pages begin at one: what is 4096 bytes apart then lies
@@ -29,6 +34,8 @@ _HUGE = 1 << 21
 # Places in NumPy's table of C functions.
 _NEW_FROM_DESCR, _NEW_COPY, _SET_HANDLER = 94, 85, 304
 _MAKERS = ("new_result", "copy_array")
+_ALL = CONTIGUOUS | ALIGNED | WRITEABLE
+_DOMAIN = 389047  # by which tracemalloc knows NumPy's memory
 
 
 _TEXT = f"""
@@ -42,8 +49,12 @@ declare ptr @numpy_new_array(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
 declare ptr @numpy_copy_array(ptr, i32)
 declare ptr @numpy_set_handler(ptr)
 declare void @dm_handler()
-declare void @dm_reusing()
+@dm_reusing = external global i8
+@dm_blocks = external global i8
+declare void @Py_IncRef(ptr)
 declare void @Py_DecRef(ptr)
+declare i32 @PyTraceMalloc_Track(i32, ptr, i64)
+declare i32 @PyTraceMalloc_Untrack(i32, ptr)
 
 ; whole lines; at least one
 define internal i64 @whole(i64 %size) {{
@@ -132,7 +143,8 @@ end:
   ret ptr %array
 }}
 
-; PyArray_NewFromDescr
+; PyArray_NewFromDescr. To set the handler for it would take longer than all else, so what it does
+; for its own memory is done here: the array owns it, and gives it back through the handler.
 define ptr @new_result(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides, ptr %data,
                        i32 %flags, ptr %object) {{
   br label %head
@@ -151,20 +163,34 @@ choose:
   %large = icmp uge i64 %count, {LEAST}
   %own = icmp eq ptr %data, null
   %wanted = and i1 %large, %own
-  br i1 %wanted, label %set, label %plain
+  br i1 %wanted, label %take, label %plain
 plain:
   %as.it.is = call ptr @numpy_new_array(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides,
                                         ptr %data, i32 %flags, ptr %object)
   ret ptr %as.it.is
-set:
-  %old = call ptr @numpy_set_handler(ptr @dm_reusing)
-  %failed = icmp eq ptr %old, null
-  br i1 %failed, label %plain, label %make
+take:
+  {get("%item", Descr, "%descr", "itemsize")}
+  %bytes = mul i64 %count, %item
+  %memory = call ptr @allocate(ptr @dm_blocks, i64 %bytes)
+  %none = icmp eq ptr %memory, null
+  br i1 %none, label %plain, label %make
 make:
+  %noted = call i32 @PyTraceMalloc_Track(i32 {_DOMAIN}, ptr %memory, i64 %bytes)
   %array = call ptr @numpy_new_array(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr %strides,
-                                     ptr %data, i32 %flags, ptr %object)
-  %result = call ptr @finish(ptr %array, ptr %old)
-  ret ptr %result
+                                     ptr %memory, i32 {_ALL}, ptr %object)
+  %failed = icmp eq ptr %array, null
+  br i1 %failed, label %lost, label %made
+lost:
+  %forgotten = call i32 @PyTraceMalloc_Untrack(i32 {_DOMAIN}, ptr %memory)
+  call void @release(ptr @dm_blocks, ptr %memory, i64 %bytes)
+  ret ptr null
+made:
+  {get("%now", Array, "%array", "flags")}
+  %owned = or i32 %now, {OWNS_DATA}
+  {put(Array, "%array", "flags", "%owned")}
+  {put(Array, "%array", "handler", "@dm_reusing")}
+  call void @Py_IncRef(ptr @dm_reusing)
+  ret ptr %array
 }}
 
 ; PyArray_NewCopy
@@ -194,6 +220,12 @@ class _Handler(Structure):
     ]
 
 
+@cache
+def begin() -> jit.Making:
+    """Begin to make this module's machine code, or find it in the cache."""
+    return jit.begin(_TEXT)
+
+
 class _Code:
     """The generated code. It is never freed: arrays may outlive everything but the process.
 
@@ -211,9 +243,15 @@ class _Code:
         self.name = ctypes.create_string_buffer(b"mem_handler")
         capsules = [new(ctypes.addressof(record), self.name, None) for record in self.records]
         self.capsule, self.reusing = capsules
-        imports = {**functions, "dm_handler": id(self.capsule), "dm_reusing": id(self.reusing)}
+        imports = {
+            **functions,
+            "dm_handler": id(self.capsule),
+            "dm_reusing": id(self.reusing),
+            "dm_blocks": ctypes.addressof(self.blocks),
+        }
         exports = ["allocate", "allocate_zeros", "reallocate", "release", "shrink", *_MAKERS]
-        self.library = jit.load(jit.compile_text(_TEXT), exports, imports)
+        self.library = jit.load(begin().result(), exports, imports)
+        begin().keep()
         for record in self.records:
             record.malloc = self.library["allocate"]
             record.calloc = self.library["allocate_zeros"]
@@ -237,13 +275,17 @@ def _code() -> _Code | None:
     if sys.platform != "linux" or not standard():
         return None
     table = numpy_api()
-    return _Code(
-        {
-            "numpy_new_array": table[_NEW_FROM_DESCR],
-            "numpy_copy_array": table[_NEW_COPY],
-            "numpy_set_handler": table[_SET_HANDLER],
-        }
-    )
+    with making:
+        code = _Code(
+            {
+                "numpy_new_array": table[_NEW_FROM_DESCR],
+                "numpy_copy_array": table[_NEW_COPY],
+                "numpy_set_handler": table[_SET_HANDLER],
+            }
+        )
+    with _handler(code.capsule):
+        made = np.empty(1)
+    return code if Array.from_address(id(made)).handler == id(code.capsule) else None
 
 
 def functions() -> dict[str, int]:
@@ -255,12 +297,19 @@ def functions() -> dict[str, int]:
     return {"new_result": new, "copy_array": copy}
 
 
+def goes_round() -> bool:
+    """Whether the memory of large results does (`reused.py`)."""
+    return _code() is not None
+
+
 def give_back() -> None:
-    """Free the blocks that are kept for new arrays."""
+    """Free the blocks that are kept for new arrays, and give their pages back to the system: the
+    heap cannot use a free block for another one that has to begin at a huge page as well."""
     code = _code() if _code.cache_info().currsize else None
     if code is not None:
         shrink = PYFUNCTYPE(None, c_void_p, c_int64)(code.library["shrink"])
         shrink(ctypes.addressof(code.blocks), 0)
+        trim_heap()
 
 
 @cache
@@ -268,13 +317,20 @@ def _set_handler() -> Any:
     return PYFUNCTYPE(py_object, py_object)(numpy_api()[_SET_HANDLER])
 
 
+@contextmanager
+def _handler(capsule: Any) -> Iterator[None]:
+    """Let NumPy make arrays by this handler."""
+    old = _set_handler()(capsule)
+    try:
+        yield
+    finally:
+        _set_handler()(old)
+
+
 def copied(x: np.ndarray[Any, Any] | np.generic, dtype: Any) -> np.ndarray[Any, Any]:
     """A copy of `x` in C order, as `np.array(x, dtype, order="C")` gives it."""
     code = _code() if x.size >= LEAST else None
     if code is None:
         return np.array(x, dtype, order="C")
-    old = _set_handler()(code.capsule)
-    try:
+    with _handler(code.capsule):
         return np.array(x, dtype, order="C")
-    finally:
-        _set_handler()(old)

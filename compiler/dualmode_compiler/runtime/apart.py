@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Literal
 
@@ -280,6 +281,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
+_thread = threading.local()
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """A thread asks for one thing at a time. The handler of a signal may compile as well: it would
+    wait for what the thread, which goes on after it, holds.
+
+    Raises:
+        Unavailable: the thread is amidst another question.
+    """
+    if getattr(_thread, "asks", False):
+        raise Unavailable
+    _thread.asks = True
+    try:
+        yield
+    finally:
+        _thread.asks = False
+
+
+@_once()
 def start() -> None:
     """Start the process, so that it is there when something is asked of it.
 
@@ -294,22 +316,32 @@ def processes() -> list[int]:
     return [_process.pid] if _process is not None and _process.pid else []
 
 
+def rest() -> None:
+    """Nothing more is to be asked for now: the process gives back what it can of its memory."""
+    process = _process
+    if process is not None and process.pid and not process.ended:
+        with suppress(Unavailable), _once():
+            process.ask(Request(("rest",)))
+
+
+@_once()
 def ask(*what: Any) -> Request:
     """Ask for what the method `what[0]` of `llvm.Library` gives with the other arguments.
 
     Raises:
-        Unavailable: there is no process.
+        Unavailable: there is no process for this thread.
     """
     request = Request(what)
     _running().ask(request)
     return request
 
 
+@_once()
 def result(request: Request) -> Any:
     """What came of it, as soon as that is there.
 
     Raises:
-        Unavailable: the process was ended again and again.
+        Unavailable: the process was ended again and again, or the thread is amidst a question.
         RuntimeError: what was raised there, or what a process said that failed over this alone.
     """
     alone = False

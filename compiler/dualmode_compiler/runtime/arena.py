@@ -26,7 +26,9 @@ def block(size: int) -> tuple[np.ndarray[Any, Any] | None, int]:
     if size == 0:
         return None, 0
     memory = np.empty(size + _ALIGNMENT - 1, np.uint8)
-    return memory, -(-memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+    # `memory.ctypes` would import a module, which fails while the interpreter ends
+    address = memory.__array_interface__["data"][0]
+    return memory, -(-address // _ALIGNMENT) * _ALIGNMENT
 
 
 class Shared:

@@ -39,6 +39,9 @@ class Bindings:
                 _promote(module, promote, machine)
             return _emit(machine, module)
 
+    def rest(self) -> None:
+        pass
+
 
 _idle: dict[tuple[str, str, str, int], list[Any]] = {}
 
@@ -105,12 +108,6 @@ def _emitter() -> Any:
     ]
     emit.restype = ffi.LLVMMemoryBufferRef
     return emit
-
-
-def assembly(text: str, triple: str, cpu: str, features: str, level: int = 2) -> str:
-    """The assembly that LLVM generates for `text`, to read."""
-    with _machine(triple, cpu, features, level) as machine:
-        return machine.emit_assembly(binding().parse_assembly(text))
 
 
 def promoted(text: str, function: str, triple: str, cpu: str, features: str) -> str:

@@ -21,8 +21,8 @@ from ..generic import Generic
 from ..records import dataclass
 from ..spec import DTYPES as SPECS
 from ..spec import DType, bfloat16
+from . import aligned, entry_native, jit, pool
 from . import cache as store
-from . import entry_native, jit, pool
 from .eager_records import (
     DTYPES,
     ELEMENTS,
@@ -68,23 +68,34 @@ def loaded(said: Sequence[str] | None, make: Callable[[], Generic | None]) -> Lo
     key = None if said is None else _key("eager kernel", *said)
     packed = None if key is None else store.get(key, f"eager kernel {said}")
     if packed is None:
-        packed = _packed(make())
+        packed = _packed(make(), key is not None)
         if key is not None:
             store.put(key, packed, f"eager kernel {said}")
     found = marshal.loads(packed)
     if found is None:
         return None
     code, operands, result, *rest = found
-    library = jit.load(code, ["kernel"])
+    library = jit.load(code, ["kernel"], pool.symbols())
     return Loaded(library, tuple(SPECS[d] for d in operands), SPECS[result], *rest)
 
 
-def _packed(made: Generic | None) -> bytes:
+def _packed(made: Generic | None, whole: bool) -> bytes:
+    """A kernel and its code, which is in the cache by its text unless it is kept as a `whole`."""
     if made is None:
         return marshal.dumps(None)
+    makings = _begin(made.text, whole)
+    code = [making.result() for making in makings]
+    for making in () if whole else makings:
+        making.keep()
     names = [d.name for d in made.operands]
-    code = jit.compile_text(made.text)
     return marshal.dumps((code, names, made.result.name, made.grain, made.splits))
+
+
+def _begin(text: str, whole: bool, promote: str = "") -> list[jit.Making]:
+    """Begin to make the code of a module, of its parts at the same time."""
+    from ..emit.modules import cut
+
+    return [jit.begin(part, promote=promote, look=not whole) for part in cut(text)]
 
 
 def _key(*said: str) -> str:
@@ -98,9 +109,12 @@ def _library(module: str, exports: list[str], promote: str = "") -> jit.Library:
     code = store.get(key, module)
     if code is None:
         text = import_module(f".{module}", __package__).TEXT
-        code = jit.compile_text(text, promote=promote)
+        makings = _begin(text, True, promote)
+        aligned.begin()  # all that builtins need is made at the same time
+        pool.begin()
+        code = marshal.dumps([making.result() for making in makings])
         store.put(key, code, module)
-    return jit.load(code, exports, pool.symbols())
+    return jit.load(marshal.loads(code), exports, pool.symbols())
 
 
 # --- elementwise ----------------------------------------------------------------------------------
@@ -162,6 +176,7 @@ def builtin(
             call's.
         recording: not empty while it must leave variables to others.
     """
+    method = _apply()
     record = Operation(
         ctypes.pointer(entry_native.api(layout)),
         id(obstacles),
@@ -172,7 +187,7 @@ def builtin(
         id(recording),
     )
     record.keep = (table, obstacles, make, recording)
-    return entry_native.fastcall(_apply(), record)
+    return entry_native.fastcall(method, record)
 
 
 def _vectorcall() -> Any:
@@ -225,6 +240,7 @@ def along(
         kinds: a bit for each type number that the first operand may have.
         whole: whether the result has the first operand's shape.
     """
+    method = _along()[kind]
     record = Along(
         ctypes.pointer(entry_native.api(layout)),
         id(obstacles),
@@ -240,7 +256,7 @@ def along(
         ctypes.pointer(table.kernels),
     )
     record.keep = (table, obstacles, make)
-    return entry_native.fastcall(_along()[kind], record)
+    return entry_native.fastcall(method, record)
 
 
 # --- matrix products ------------------------------------------------------------------------------
@@ -285,6 +301,7 @@ def matmul(
     table: ProductTable, layout: Layout, obstacles: list[Any], make: Callable[..., Any]
 ) -> Callable[..., Any]:
     """`builtin`, for `(a, b, transpose_a, transpose_b)`."""
+    method = _matmul()
     record = Matmul(
         ctypes.pointer(entry_native.api(layout)),
         id(obstacles),
@@ -295,7 +312,7 @@ def matmul(
         ctypes.pointer(table.kernels),
     )
     record.keep = (table, obstacles, make)
-    return entry_native.fastcall(_matmul(), record)
+    return entry_native.fastcall(method, record)
 
 
 # --- moves along an axis --------------------------------------------------------------------------
@@ -328,6 +345,8 @@ def moves(
         make: called with the arguments where there is no kernel for them yet; its result is the
             call's.
     """
+    module = "eager_move_text" if kind in ("take", "join") else "eager_combine_text"
+    method = _moves(module, kind)
     record = Moves(
         ctypes.pointer(entry_native.api(layout)),
         id(obstacles),
@@ -347,5 +366,4 @@ def moves(
         record.rows[k] = ctypes.pointer(table.kernels)
     record.true, record.false = id(True), id(False)
     record.keep = (combine, rows, obstacles, make)
-    module = "eager_move_text" if kind in ("take", "join") else "eager_combine_text"
-    return entry_native.fastcall(_moves(module, kind), record)
+    return entry_native.fastcall(method, record)

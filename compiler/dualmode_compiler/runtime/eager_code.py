@@ -85,9 +85,12 @@ class Code(LoopWriter):
     def new_array(self, structure: type[Structure], job: str, descr: str, api: str) -> str:
         """An array of the shape that `job` has; null with an exception set. The memory of large
         ones goes round (`reused`)."""
-        self.do(f"call void {self.get(Api, api, 'incref')}(ptr {descr})  ; the array takes it")
         ndim = self.emit(f"trunc i64 {self.get(structure, job, 'ndim')} to i32")
-        shape = self.emit(field(structure, job, "shape"))
+        return self.new_array_of(ndim, self.emit(field(structure, job, "shape")), descr, api)
+
+    def new_array_of(self, ndim: str, shape: str, descr: str, api: str) -> str:
+        """An array of so many axes, whose sizes are at `shape`; as `new_array`."""
+        self.do(f"call void {self.get(Api, api, 'incref')}(ptr {descr})  ; the array takes it")
         new, ndarray = self.get(Api, api, "new_result"), self.get(Api, api, "ndarray")
         return self.emit(
             f"call ptr {new}(ptr {ndarray}, ptr {descr}, i32 {ndim}, ptr {shape}, ptr null, "

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from ctypes import sizeof
 
+from .. import splitk
 from ..splitk import ELEMENTS, PARTS, TERMS, WORK
 from .eager_code import HOLD, Code, all_suits, array_function, function, rank, type_number
 from .eager_records import (
     AXES,
     COLUMNS,
     DTYPES,
+    FEW,
     ROWS,
     TILE_COLUMNS,
     TILE_ROWS,
@@ -28,8 +30,11 @@ from .entry_records import Api
 from .layout import Array, Boxed, List
 
 _PIECE = 19  # log2 of the multiply-adds that are worth a thread's while
+_THIN_PIECE = 16  # the same of a product of few rows
 _PIECES = 8  # what a product is cut in if it is large enough
-_WIDE = 4096  # columns of a block of a single row, at the most
+_WIDE = 4096  # columns of a block of few rows, at the most
+_SWEPT = 1024  # columns of such a block of a B that runs along N, at least: long streams
+_SLACK = 16  # elements after those of the parts, as these are added up by whole vectors
 _ANY = 1 << 31  # type numbers
 
 
@@ -110,6 +115,12 @@ def _parts(w: Code) -> None:
     """Into how many parts the sums of a product of few results are cut, see `splitk`."""
     m, n, k, batch = (_get(w, name) for name in ("m", "n", "k", "batch"))
     w.unless(w.is_("eq", batch, 1))
+    # inner products of many columns, which are computed whole, are enough to share out
+    one = w.is_("eq", m, 1)
+    along = w.emit(f"or i1 {one}, {w.is_('eq', _get(w, 'turned_a'), 0)}")
+    along = w.emit(f"and i1 {along}, {w.is_('eq', _get(w, 'turned_b'), 1)}")
+    shares = w.emit(f"and i1 {w.is_('ule', m, splitk.FEW)}, {w.is_('uge', n, splitk.MANY)}")
+    w.unless(w.emit(f"xor i1 {w.emit(f'and i1 {along}, {shares}')}, true"))
     w.unless(w.is_("ne", w.get(ProductKernel, "%kernel", "splits"), 0))
     results = w.op("mul", m, n)
     by_work = w.op("udiv", w.op("mul", results, k), WORK)
@@ -120,13 +131,13 @@ def _parts(w: Code) -> None:
 
 
 def _run(w: Code) -> None:
-    """The product: its blocks, or those of its parts and then their sum."""
+    """The product: its blocks, or those of its parts and then their sum. False with an exception
+    set where there is no memory for these."""
     w.do("call void @flip(ptr %job)")
     parts = w.emit("call i64 @parts(ptr %job, ptr %kernel)")
     with w.when(w.is_("ugt", parts, 1)):
-        results = w.op("mul", _get(w, "m"), _get(w, "n"))
-        bytes_ = w.op("mul", w.op("mul", results, parts), w.get(ProductKernel, "%kernel", "size"))
-        memory = w.emit(f"alloca i8, i64 {w.op('add', bytes_, 64)}, align 64")
+        held = _memory_of(w, parts)
+        memory = w.get(Array, held, "data")
         k, c = _get(w, "k"), _get(w, "c")
         _put(w, total=c, c=w.emit(f"ptrtoint ptr {memory} to i64"), batch=parts)
         part = w.op("udiv", k, parts)
@@ -138,9 +149,21 @@ def _run(w: Code) -> None:
         w.do("call void @blocks(ptr %job, ptr %kernel, ptr %api)")
         run = w.get(ProductKernel, "%kernel", "run")
         w.do(f"call void {run}(ptr %job, i64 -1)")
-        w.do("ret void")
+        w.do(f"call void {w.get(Api, '%api', 'decref')}(ptr {held})")
+        w.do("ret i1 true")
     w.do("call void @blocks(ptr %job, ptr %kernel, ptr %api)")
-    w.do("ret void")
+    w.do("ret i1 true")
+
+
+def _memory_of(w: Code, parts: str) -> str:
+    """An array for the results of so many parts. Leaves by "no" if there is none."""
+    results = w.op("mul", _get(w, "m"), _get(w, "n"))
+    count = w.op("add", w.op("mul", results, parts), _SLACK)
+    shape = w.emit("alloca i64")
+    w.do(f"store i64 {count}, ptr {shape}")
+    array = w.new_array_of("1", shape, w.get(ProductKernel, "%kernel", "descr"), "%api")
+    w.unless(w.is_("ne", array, "null", "ptr"))
+    return array
 
 
 def _blocks(w: Code) -> None:
@@ -148,10 +171,17 @@ def _blocks(w: Code) -> None:
     is packed twice."""
     m, n, k, batch = (_get(w, name) for name in ("m", "n", "k", "batch"))
     work = w.op("mul", w.op("mul", w.op("mul", m, n), k), batch)
-    wanted = w.op("add", w.minimum(w.op("lshr", work, _PIECE), _PIECES - 1), 1)
+    along_n = w.is_("eq", _get(w, "turned_b"), 0)
+    suits = w.emit(f"or i1 {w.is_('eq', m, 1)}, {along_n}")
+    few = w.emit(f"and i1 {w.is_('ule', m, FEW)}, {suits}")
+    piece = w.choose(few, _THIN_PIECE, _PIECE)
+    wanted = w.op("add", w.minimum(w.op("lshr", w.op("sub", work, 1), piece), _PIECES - 1), 1)
     down = _over(w, m, str(ROWS))
-    most = w.choose(w.is_("eq", m, 1), _WIDE, COLUMNS)
+    most = w.choose(few, _WIDE, COLUMNS)
     columns = _share(w, n, _over(w, wanted, w.op("mul", batch, down)), TILE_COLUMNS, most)
+    least = w.choose(w.is_("eq", batch, 1), _over(w, n, "2"), w.minimum(n, _SWEPT))
+    least = w.choose(w.emit(f"and i1 {few}, {along_n}"), w.minimum(least, _SWEPT), 1)
+    columns = w.choose(w.is_("ult", columns, least), least, columns)
     across = _over(w, n, columns)
     rows = _share(w, m, _over(w, wanted, w.op("mul", batch, across)), TILE_ROWS, ROWS)
     down = _over(w, m, rows)
@@ -197,8 +227,11 @@ def _matmul(w: Code) -> None:
     for name, x in (("a", a), ("b", b), ("c", array)):
         data = w.emit(f"ptrtoint ptr {w.get(Array, x, 'data')} to i64")
         w.put(Product, job, name, data)
-    w.do(f"call void @run(ptr {job}, ptr {kernel}, ptr {api})")
+    w.unless(w.emit(f"call i1 @run(ptr {job}, ptr {kernel}, ptr {api})"), "lost")
     w.do(f"ret ptr {w.emit(f'call ptr @wrapped(ptr {array}, ptr {api})')}")
+    w.block("lost")
+    w.do(f"call void {w.get(Api, api, 'decref')}(ptr {array})")
+    w.do("br label %error")
     w.block("error")
     w.do("ret ptr null")
     w.block("make")
@@ -220,7 +253,7 @@ TEXT = "\n".join(
         function("internal void @flip(ptr %job)", _flip),
         function("internal i64 @parts(ptr %job, ptr %kernel)", _parts, "no:\n  ret i64 1"),
         function("internal void @blocks(ptr %job, ptr %kernel, ptr %api)", _blocks),
-        function("internal void @run(ptr %job, ptr %kernel, ptr %api)", _run),
+        all_suits(_run, "run", "ptr %job, ptr %kernel, ptr %api"),
         function("ptr @matmul(ptr %self, ptr %args, i64 %count)", _matmul),
     ]
 )

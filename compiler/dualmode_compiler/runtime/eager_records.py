@@ -214,6 +214,7 @@ class Sweep(Given):
 
 ROWS, COLUMNS = 256, 128  # of a block of a product, at the most
 TILE_ROWS, TILE_COLUMNS = 8, 32  # what they are multiples of
+FEW = 8  # rows of A up to which what bounds a product may be how B comes from memory
 
 
 class Product(Given):

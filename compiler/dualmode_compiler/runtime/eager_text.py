@@ -360,7 +360,6 @@ def _apply(w: Code) -> None:
     w.otherwise(Operation, op, api)
 
 
-_JOB = "ptr %job"
 TEXT = "\n".join(
     [
         "declare void @dm_pool_run(ptr, ptr, i64, i64)",

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,36 +19,20 @@ from ..spec import Spec, from_numpy
 from . import entry_native
 from .arena import shared
 from .entry_records import WEAK
+from .entry_target import State, Target
 from .layout import MISS, Layout, supported, wrap
 
-__all__ = ["MISS", "Entry", "Layout"]
+__all__ = ["MISS", "Entry", "Layout", "State", "Target"]
 
 Array = np.ndarray[Any, Any]
 
 
 class Entry:
-    """A Python callable around one executable `i32 run(ptr table)`.
-
-    `table` is an array of pointers: inputs, states, outputs, the arena (null when `arena_bytes` is
-    0), then `fixed`. `run` writes new values of states in place and returns 0, or another number
-    when it fails.
+    """A Python callable around one executable.
 
     Args:
-        run_address: address of `run`.
-        inputs: what the arguments must be. A weak one is a Python float or int, for a float or int
-            dtype of 32 or 64 bits; any other is a `layout.tensor` or an ndarray.
-        states: variables that `run` reads or writes; kept alive.
-        state_specs: what their values must be.
-        state_written: which of them `run` writes.
-        outputs: what `run` gives back, in fresh arrays.
-        fixed: further pointers for the table.
-        arena_bytes: size of the scratch memory, which starts on a 64-byte boundary.
         layout: the engine's classes.
-        release_gil: run without the GIL.
-        calls_back: `run` may call Python code.
-        result: "single" gives the only output itself, "tuple" a tuple; no output gives None.
-        on_error: raises for a non-zero code of `run`.
-        keep_alive: whatever else must live as long as the callable.
+        on_error: raises for a non-zero result of the executable.
         native: False goes through ctypes even where the native entry would work.
 
     Attributes:
@@ -58,71 +42,37 @@ class Entry:
         native: whether `call` is the native entry.
 
     Raises:
-        ValueError: the arguments do not describe an executable.
+        ValueError: `target` describes no executable.
     """
 
     call: Callable[..., Any]
 
     def __init__(
         self,
-        *,
-        run_address: int,
-        inputs: Sequence[Spec],
-        outputs: Sequence[Spec],
+        target: Target,
         layout: Layout,
-        states: Sequence[Any] = (),
-        state_specs: Sequence[Spec] = (),
-        state_written: Sequence[bool] = (),
-        fixed: Sequence[int] = (),
-        arena_bytes: int = 0,
-        release_gil: bool = False,
-        calls_back: bool = False,
-        result: Literal["single", "tuple"] = "tuple",
         on_error: Callable[[int], Any] | None = None,
-        keep_alive: Any = None,
         native: bool = True,
     ) -> None:
-        if result == "single" and len(outputs) > 1:
-            raise ValueError(f"Entry: a single result cannot hold {len(outputs)} outputs")
-        for spec in inputs:
+        if target.single and len(target.outputs) > 1:
+            raise ValueError(f"Entry: a single result cannot hold {len(target.outputs)} outputs")
+        for spec in target.inputs:
             if spec.weak and (spec.dtype not in WEAK or spec.shape):
                 raise ValueError(f"Entry: {spec} is no type for a Python number")
-        self._inputs = tuple(inputs)
-        self._states = tuple(zip(states, state_specs, state_written, strict=True))
-        self._outputs = tuple(outputs)
-        self._fixed = tuple(fixed)
-        self._arena_bytes = arena_bytes
-        self._layout = layout
-        self._tuple = result == "tuple" and len(outputs) > 0
+        self._target, self._layout = target, layout
         self._fail = partial(_fail, on_error)
-        self._keep_alive = keep_alive
-        prototype = ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
-        self._run = prototype(ctypes.c_int32, ctypes.c_void_p)(run_address)
+        prototype = ctypes.CFUNCTYPE if target.release_gil else ctypes.PYFUNCTYPE
+        self._run = prototype(ctypes.c_int32, ctypes.c_void_p)(target.address)
         self.native = native and supported(layout)
         lock: AbstractContextManager[Any] = threading.RLock()
         if self.native:
-            record = entry_native.record(
-                run_address=run_address,
-                inputs=inputs,
-                states=states,
-                state_specs=state_specs,
-                state_written=state_written,
-                outputs=outputs,
-                fixed=fixed,
-                arena_bytes=arena_bytes,
-                layout=layout,
-                release_gil=release_gil,
-                calls_back=calls_back,
-                tuple_result=self._tuple,
-                fail=self._fail,
-                keep=keep_alive,
-            )
+            record = entry_native.record(target, layout, self._fail)
             self.call = entry_native.builtin(record)
             lock = entry_native.Turn(record)
         else:
             self.call = self._call
         # Two threads must not update the same states at once; otherwise calls are independent.
-        self._turn = lock if any(state_written) else nullcontext()
+        self._turn = lock if target.writes else nullcontext()
 
     def run(self, arrays: Sequence[Any]) -> list[Array]:
         """Runs the executable on `arrays`, whatever their memory layout, and gives its outputs.
@@ -133,48 +83,48 @@ class Entry:
         Raises:
             TypeError: a number, shape or dtype of arguments or states is not as declared.
         """
-        if len(arrays) != len(self._inputs):
-            raise TypeError(f"expected {len(self._inputs)} arguments, got {len(arrays)}")
+        inputs = self._target.inputs
+        if len(arrays) != len(inputs):
+            raise TypeError(f"expected {len(inputs)} arguments, got {len(arrays)}")
         values = [
             _convert(x, spec, f"argument {k}")
-            for k, (x, spec) in enumerate(zip(arrays, self._inputs, strict=True))
+            for k, (x, spec) in enumerate(zip(arrays, inputs, strict=True))
         ]
         return self._execute(values)
 
     def _execute(self, values: list[Array]) -> list[Array]:
+        target = self._target
         with self._turn:
-            held = [
-                _state(v, spec, written, self._layout, k)
-                for k, (v, spec, written) in enumerate(self._states)
-            ]
-            outputs = [np.empty(s.shape, s.dtype.numpy) for s in self._outputs]
+            held = [_value(s, self._layout, k) for k, s in enumerate(target.states)]
+            outputs = [np.empty(s.shape, s.dtype.numpy) for s in target.outputs]
             pointers = [a.ctypes.data for a in (*values, *held, *outputs)]
-            with shared.borrow(self._arena_bytes) as address:
-                pointers += [address, *self._fixed]
+            with shared.borrow(target.arena_bytes) as address:
+                pointers += [address, *target.fixed]
                 code = self._run((ctypes.c_void_p * len(pointers))(*pointers))
             if code:
                 self._fail(code)
             slot = self._layout.variable_slot
-            for (variable, _, written), value in zip(self._states, held, strict=True):
-                if written:
-                    object.__setattr__(variable, slot, wrap(self._layout, value))
+            for state, value in zip(target.states, held, strict=True):
+                if state.written:
+                    object.__setattr__(state.variable, slot, wrap(self._layout, value))
         return outputs
 
     def _call(self, *args: Any) -> Any:
-        if len(args) != len(self._inputs):
+        target = self._target
+        if len(args) != len(target.inputs):
             return MISS
         values: list[Array] = []
-        for x, spec in zip(args, self._inputs, strict=True):
+        for x, spec in zip(args, target.inputs, strict=True):
             value = _number(x, spec) if spec.weak else _strict(x, spec, self._layout)
             if value is None:
                 return MISS
             values.append(value)
         slot = self._layout.variable_slot
-        for variable, spec, _ in self._states:
-            if _strict(getattr(variable, slot, None), spec, self._layout) is None:
+        for state in target.states:
+            if _strict(getattr(state.variable, slot, None), state.spec, self._layout) is None:
                 return MISS
         outputs = [wrap(self._layout, a) for a in self._execute(values)]
-        if self._tuple:
+        if outputs and not target.single:
             return tuple(outputs)
         return outputs[0] if outputs else None
 
@@ -185,11 +135,11 @@ def _fail(on_error: Callable[[int], Any] | None, code: int) -> None:
     raise RuntimeError(f"compiled code failed with code {code}")
 
 
-def _state(variable: Any, spec: Spec, written: bool, layout: Layout, k: int) -> Array:
+def _value(state: State, layout: Layout, k: int) -> Array:
     """The variable's value, or a copy to write into: others may hold the value itself."""
-    tensor = getattr(variable, layout.variable_slot)
-    value = _convert(getattr(tensor, layout.tensor_slot), spec, f"state {k}")
-    return value.copy() if written else value
+    tensor = getattr(state.variable, layout.variable_slot)
+    value = _convert(getattr(tensor, layout.tensor_slot), state.spec, f"state {k}")
+    return value.copy() if state.written else value
 
 
 def _convert(x: Any, spec: Spec, what: str) -> Array:

@@ -1,4 +1,4 @@
-"""Generated code of the native entry, first half: arguments and states into the table.
+"""Generated code of the native entry, first part: arguments and states into the table.
 
 `entry_text` says what holds for all of it.
 """

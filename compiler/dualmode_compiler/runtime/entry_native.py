@@ -17,12 +17,16 @@ import numpy as np
 from ..spec import Spec
 from . import aligned, arena, jit, vectorcall
 from .entry_records import WEAK, Api, Call, Home, Route, Slot
+from .entry_target import Target
 from .entry_text import TEXTS
 from .layout import MISS, Layout, List, slot_offset, supported
 
 _METH_FASTCALL = 0x80
-POOLED = 1 << 28  # bytes of results that all entries together keep to use their memory again
+POOLED = 1 << 28  # bytes of results that all entries together keep to use them again
+LARGE = 1 << 21  # bytes from which a new result in memory that goes round is as quick
 _lock = threading.RLock()  # a signal's handler may run compiled code
+# What generated code and builtins point to. A handler makes its own of what is just being made.
+_kept: list[Any] = []
 
 
 class _MethodDef(Structure):
@@ -47,7 +51,9 @@ def _compiled() -> jit.Library:
     objects = [making.result() for making in begin()]
     for making in begin():
         making.keep()
-    return jit.load(objects, ["call", "acquire", "route"])
+    library = jit.load(objects, ["call", "acquire", "route"])
+    _kept.append(library)
+    return library
 
 
 def _library() -> jit.Library:
@@ -107,74 +113,58 @@ def _slot(spec: Spec, mode: int = 0, place: int = 0) -> Slot:
 
 
 def _pool(outputs: Sequence[Spec], slots: Any) -> tuple[list[Any], int]:
-    """Room for the latest results, where the bytes that all entries keep stay below `POOLED`."""
+    """Room for the latest results, where the bytes that all entries keep stay below `POOLED`; but
+    for large ones, if their memory goes round."""
+    most = LARGE if aligned.goes_round() else POOLED
     rooms: list[Any] = [None] * (2 * len(outputs))
     start = List.from_address(id(rooms)).items
     left = POOLED - sum(c.pooled for c in _calls)
     used = 0
     for k, (spec, slot) in enumerate(zip(outputs, slots, strict=True)):
-        if used + 2 * spec.nbytes <= left:
+        if spec.nbytes < most and used + 2 * spec.nbytes <= left:
             used += 2 * spec.nbytes
             slot.pool = ctypes.addressof(start.contents) + 2 * k * ctypes.sizeof(c_void_p)
     return rooms, used
 
 
-def record(
-    *,
-    run_address: int,
-    inputs: Sequence[Spec],
-    states: Sequence[Any],
-    state_specs: Sequence[Spec],
-    state_written: Sequence[bool],
-    outputs: Sequence[Spec],
-    fixed: Sequence[int],
-    arena_bytes: int,
-    layout: Layout,
-    release_gil: bool,
-    calls_back: bool,
-    tuple_result: bool,
-    fail: Callable[[int], Any],
-    keep: Any,
-) -> Call:
-    """All that the generated function must know of an executable; it keeps `keep` alive."""
+def record(target: Target, layout: Layout, fail: Callable[[int], Any]) -> Call:
+    """All that the generated function must know of `target`, which it keeps alive.
+
+    Args:
+        fail: raises for a non-zero result.
+    """
+    inputs, states, outputs = target.inputs, target.states, target.outputs
     place = slot_offset(layout.variable, layout.variable_slot)
-    ins = (Slot * len(inputs))(*(_slot(s, WEAK[s.dtype] if s.weak else 0) for s in inputs))
-    held = (Slot * len(states))(
-        *(
-            _slot(s, int(w), id(v) + place)
-            for v, s, w in zip(states, state_specs, state_written, strict=True)
-        )
-    )
     outs = (Slot * len(outputs))(*(_slot(s) for s in outputs))
     rooms, pooled = _pool(outputs, outs)
     scratch = len(inputs) + len(states) + len(outputs)
-    table = (c_void_p * (scratch + 1 + len(fixed)))()
-    table[scratch + 1 :] = fixed
+    table = (c_void_p * (scratch + 1 + len(target.fixed)))()
+    table[scratch + 1 :] = target.fixed
     call = Call(
-        ctypes.pointer(api(layout)),
-        run_address,
-        table,
-        ins,
-        held,
-        outs,
-        len(inputs),
-        len(states),
-        len(outputs),
-        release_gil,
-        tuple_result,
-        0,
-        0,
-        id(fail),
-        release_gil or calls_back,
+        api=ctypes.pointer(api(layout)),
+        run=target.address,
+        table=table,
+        inputs=(Slot * len(inputs))(*(_slot(s, WEAK[s.dtype] if s.weak else 0) for s in inputs)),
+        states=(Slot * len(states))(
+            *(_slot(s.spec, int(s.written), id(s.variable) + place) for s in states)
+        ),
+        outputs=outs,
+        input_count=len(inputs),
+        state_count=len(states),
+        output_count=len(outputs),
+        release_gil=target.release_gil,
+        tuple=bool(outputs) and not target.single,
+        fail=id(fail),
+        hold=target.release_gil or target.calls_back,
     )
     memory = None
-    if arena.shared.join(call, arena_bytes):
+    if arena.shared.join(call, target.arena_bytes):
         call.arena = ctypes.pointer(arena.shared.record)
         call.scratch = ctypes.addressof(table) + scratch * ctypes.sizeof(c_void_p)
     else:
-        memory, table[scratch] = arena.block(arena_bytes)
-    dtypes = [s.dtype.numpy for s in (*inputs, *state_specs, *outputs)]
-    call.keep = (keep, tuple(states), fail, dtypes, rooms, memory)
+        memory, table[scratch] = arena.block(target.arena_bytes)
+    dtypes = [s.dtype.numpy for s in (*inputs, *(s.spec for s in states), *outputs)]
+    call.keep = (target, fail, dtypes, rooms, memory)
     call.pooled = pooled
     _calls.add(call)
     return call
@@ -204,11 +194,13 @@ def builtin(call: Call) -> Callable[..., Any]:
 
 def method(name: str, address: int) -> _MethodDef:
     """What a builtin runs: `PyObject *function(PyObject *self, PyObject **args, ssize_t count)`."""
-    return _MethodDef(name.encode(), address, _METH_FASTCALL, None)
+    made = _MethodDef(name.encode(), address, _METH_FASTCALL, None)
+    _kept.append(made)
+    return made
 
 
 def fastcall(method: _MethodDef, record: Structure) -> Callable[..., Any]:
-    """A builtin function whose `self` is `record`, which it keeps; `method` must outlive it."""
+    """A builtin function whose `self` is `record`, which it keeps."""
     new = ctypes.PYFUNCTYPE(py_object, POINTER(_MethodDef), py_object, c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )
@@ -225,7 +217,7 @@ class Router:
         skip: how many of the first arguments targets do not get.
     """
 
-    def __init__(self, owner: Any, layout: Layout, detours: list[Any], skip: int = 0) -> None:
+    def __init__(self, owner: Any, layout: Layout, detours: list[Any], skip: int) -> None:
         self._usable = supported(layout) and vectorcall.prepare(owner)
         if self._usable:
             slow = owner.__call__

@@ -225,6 +225,15 @@ def _level(text: str) -> int:
     return 0 if text.startswith(QUICK) else _LEVEL
 
 
+def rest() -> None:
+    """Nothing more is to be compiled for now: LLVM gives back what it can of its memory."""
+    from . import apart
+
+    apart.rest()
+    if _library.cache_info().currsize and not _crew().busy:
+        _library().rest()
+
+
 class _Work:
     """A method of `llvm.Library`, called where LLVM is: in a process of its own if that is wanted
     and can be had, else here, by threads and by whoever waits for the result."""
@@ -282,7 +291,7 @@ def _here(name: str, *args: Any) -> Any:
     return getattr(library, name)(*args)
 
 
-_loading = threading.Lock()
+_loading = threading.RLock()  # the handler of a signal may compile as well
 
 
 @cache

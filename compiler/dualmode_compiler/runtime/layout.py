@@ -13,7 +13,17 @@ import struct
 import sys
 import sysconfig
 import weakref
-from ctypes import POINTER, Structure, c_char, c_char_p, c_double, c_int32, c_int64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char,
+    c_char_p,
+    c_double,
+    c_int32,
+    c_int64,
+    c_uint64,
+    c_void_p,
+)
 from functools import cache
 from typing import Any
 
@@ -76,6 +86,7 @@ class Descr(Structure):
 
     byteorder: bytes
     type_num: int
+    itemsize: int
     _fields_ = [
         ("object", Object),
         ("scalar", c_void_p),
@@ -84,6 +95,8 @@ class Descr(Structure):
         ("byteorder", c_char),
         ("former_flags", c_char),
         ("type_num", c_int32),
+        ("flags", c_uint64),
+        ("itemsize", c_int64),
     ]
 
 
@@ -97,6 +110,7 @@ class Array(Structure):
     descr: int
     flags: int
     weakrefs: int
+    handler: int
     _fields_ = [
         ("object", Object),
         ("data", c_void_p),
@@ -107,6 +121,8 @@ class Array(Structure):
         ("descr", c_void_p),
         ("flags", c_int32),
         ("weakrefs", c_void_p),
+        ("buffers", c_void_p),
+        ("handler", c_void_p),
     ]
 
 
@@ -235,6 +251,7 @@ def _array_agrees(a: np.ndarray[Any, Any]) -> bool:
         and seen.descr == id(a.dtype)
         and all(bool(seen.flags & bit) == on for bit, on in flags)
         and descr.type_num == a.dtype.num
+        and descr.itemsize == a.dtype.itemsize
         and descr.byteorder.decode() == a.dtype.byteorder
         and (seen.base or None) == (None if a.base is None else id(a.base))
         and alone

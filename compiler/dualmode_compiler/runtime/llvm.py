@@ -12,6 +12,8 @@ import ctypes
 import os
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
 
+from .trim import trim
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -53,6 +55,7 @@ _DECLARATIONS: dict[str, tuple[Any, list[Any]]] = {
         # target, triple, CPU, features, level, relocation, code model, print, JIT, ABI
         [c_void_p, *[c_char_p] * 3, c_int, *[c_char_p] * 2, c_int, c_int, c_char_p],
     ),
+    "DisposeTargetMachine": (None, [c_void_p]),
     "TargetMachineEmitToMemory": (c_void_p, [c_void_p, c_void_p, c_int, _TEXT]),
     "GetBufferStart": (c_void_p, [c_void_p]),
     "GetBufferSize": (c_size_t, [c_void_p]),
@@ -102,6 +105,7 @@ class Library:
     """
 
     def __init__(self, file: str, options: tuple[str, ...] = ()) -> None:
+        self._file = os.path.realpath(file)
         # first without the GIL, which `CDLL` keeps: it takes some milliseconds
         ctypes.CDLL(None).dlopen(os.fsencode(file), _NOW)
         self._call = ctypes.CDLL(file)
@@ -162,6 +166,18 @@ class Library:
         finally:
             call.LLVMPY_ContextDispose(context)
             self._idle[triple, cpu, features, level].append(machine)
+
+    def rest(self) -> None:
+        """Give back to the system what the next request does without, or takes anew in three
+        milliseconds: most of all that the library holds. Requests may be at work meanwhile."""
+        for idle in list(self._idle.values()):
+            while idle:
+                try:
+                    machine = idle.pop()
+                except IndexError:  # a request was quicker
+                    break
+                self._call.LLVMPY_DisposeTargetMachine(machine)
+        trim(self._file)
 
     def _machine(self, triple: str, cpu: str, features: str, level: int) -> int:
         """A target machine that no other thread has at the moment. A process makes few of them, so

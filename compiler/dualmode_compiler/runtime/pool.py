@@ -22,30 +22,47 @@ import atexit
 import ctypes
 import os
 import threading
+from functools import cache
 
-from . import jit
+from . import jit, workspace
 from .cores import cores
 from .pool_text import LONG_JOB, MOST_THREADS, text
 
 __all__ = ["LONG_JOB", "cores", "num_threads", "set_threads", "shutdown", "symbols"]
 
 
+@cache
+def begin() -> jit.Making:
+    """Begin to make the pool's machine code, or find it in the cache."""
+    return jit.begin(text() + workspace.TEXT)
+
+
 class _Pool:
     """The process's pool: its machine code, built at first use, and its size."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal's handler may run compiled code
         self.library: jit.Library | None = None
         self.threads: int | None = None
 
     def build(self) -> jit.Library:
         with self.lock:
             if self.library is None:
-                names = ["dm_pool_run", "dm_pool_resize", "dm_pool_reset"]
-                self.library = jit.load(jit.compile_text(text()), names)
-                self._resize(self.library)
-                atexit.register(shutdown)
+                library = self._made()
+                if self.library is None:  # a signal's handler was quicker
+                    self.library = library
+                    self._resize(library)
+                    atexit.register(shutdown)
             return self.library
+
+    def _made(self) -> jit.Library:
+        names = ["dm_pool_run", "dm_pool_resize", "dm_pool_reset"]
+        names += [workspace.SYMBOL, workspace.START]
+        library = jit.load(begin().result(), names)
+        begin().keep()
+        if jit.function(library[workspace.START], ctypes.c_int32)():
+            raise RuntimeError("the system has no pthread key left for dualmode's threads")
+        return library
 
     def _resize(self, library: jit.Library) -> None:
         # CFUNCTYPE lets go of the GIL: a chunk that a worker still runs may call Python.
@@ -58,7 +75,7 @@ class _Pool:
                 self._resize(self.library)
 
     def after_fork(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         if self.library is not None:
             jit.function(self.library["dm_pool_reset"], None)()
 
@@ -69,8 +86,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def symbols() -> dict[str, int]:
-    """Addresses for generated code to import: `dm_pool_run`."""
-    return {"dm_pool_run": _pool.build()["dm_pool_run"]}
+    """Addresses for generated code to import: `dm_pool_run`, and what `workspace` gives."""
+    library = _pool.build()
+    return {name: library[name] for name in ("dm_pool_run", workspace.SYMBOL)}
 
 
 def num_threads() -> int:

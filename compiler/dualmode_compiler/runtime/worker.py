@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 ANSWERS = 3  # the file that takes answers; requests come from the standard input
-PATIENCE = 3.0  # seconds without a request after which the process ends
+REST = 0.012  # seconds without a request after which it gives back what it can of its memory
+PATIENCE = 3.0  # those after which the process ends
 _HEAD = 8  # bytes of a message that say how many follow
 
 
@@ -80,15 +81,24 @@ def _answer(library: Library, threads: int, asked: int, answers: int) -> None:
         except OSError:  # who asked has ended
             os._exit(0)
 
+    patience = REST
+    fresh = True
     while True:
-        if select.select([asked], [], [], PATIENCE)[0]:
+        if select.select([asked], [], [], patience)[0]:
+            patience = REST
             request = receive(asked)
             if request is None:
                 crew.hurry()
             else:
                 crew.submit(*request, size=sum(len(str(x)) for x in request), done=done)
+                if fresh:  # meanwhile, what it took to start LLVM goes back
+                    library.rest()
+                fresh = False
         elif not crew.busy:
-            return
+            if patience == PATIENCE:
+                return
+            library.rest()
+            patience = PATIENCE
 
 
 def _start(run: Callable[[], None]) -> None:
