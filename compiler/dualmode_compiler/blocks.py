@@ -34,7 +34,7 @@ THREADS = (1, 1, 2, 2, 4)
 # a far cache, to copy it to a packed row, to pack it in another order.
 HAND_OUT, START, MOVE, COPY, PACK = 1500, 24, 0.15, 0.6, 1.2
 # The part of a block's time for which cores wait, at the end, for one that others have disturbed.
-UNEVEN = 0.1
+UNEVEN = 0.08
 # Starts of rows for each row of a block that an epilogue costs, with the arrays that it walks.
 STREAMS = 8
 # Bytes of a row of a block, and of the scratch block of C.
